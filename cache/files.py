@@ -1,0 +1,114 @@
+"""Atomic writes: a file is either the old one or the whole new one, whatever happens in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import StepclipError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks; one writer per folder there
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = ".tmp"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+
+
+@contextmanager
+def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of `path` only when the block ends without an error.
+
+    It is written beside its target under a hidden name, flushed, fsynced and renamed; on an error it is removed and what
+    was at `path` stays. Missing parent folders are made; text is UTF-8 with `\\n`. Raises StepclipError when the disk is
+    full, read-only or forbidden.
+    """
+    target = Path(os.path.realpath(path))  # through a link to the file itself, so that the link stays
+    text = "b" not in mode
+    aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = open(aside, mode.replace("w", "x"), encoding="utf-8" if text else None, newline="" if text else None)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if error.errno in _DISK or error.filename in (str(aside), str(target)):
+            raise _refused(path, error) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically. Raises ValueError on NaN or infinity (JSON has none)."""
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with write_atomically(path, "w") as file:
+        file.write(text)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file. Raises StepclipError when it is missing, not UTF-8 or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise StepclipError(f"{path} cannot be read: {error.strerror or error}", "a readable JSON file") from error
+    except UnicodeDecodeError as error:
+        raise StepclipError(f"{path} is not UTF-8 text (byte {error.start})", "a JSON file") from error
+    except json.JSONDecodeError as error:
+        raise StepclipError(
+            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}",
+            "a whole JSON file (this one was cut or edited)",
+        ) from error
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the advisory lock file `path` (made when missing): read-change-write of a shared file by several processes.
+
+    The system frees the lock when its process dies, so a killed writer blocks nobody.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+    except OSError as error:
+        raise _refused(path, error) from error
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file frees the lock
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself survive a power cut; some file systems do not offer it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _refused(path: str | os.PathLike[str], error: OSError) -> StepclipError:
+    return StepclipError(
+        f"{path} cannot be written: {error.strerror or error}",
+        "a folder that can be written, with room on its disk",
+        "free some space, or give another --root; what was there before is unchanged",
+    )
