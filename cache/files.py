@@ -35,7 +35,9 @@ def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator
     aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(aside, mode.replace("w", "x"), encoding="utf-8" if text else None, newline="" if text else None)
+        file = open(
+            aside, mode.replace("w", "x"), encoding="utf-8" if text else None, newline="" if text else None
+        )
     except OSError as error:
         raise _refused(path, error) from error
     try:
@@ -65,7 +67,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise StepclipError(f"{path} cannot be read: {error.strerror or error}", "a readable JSON file") from error
+        raise StepclipError(
+            f"{path} cannot be read: {error.strerror or error}", "a readable JSON file"
+        ) from error
     except UnicodeDecodeError as error:
         raise StepclipError(f"{path} is not UTF-8 text (byte {error.start})", "a JSON file") from error
     except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from .errors import StepclipError
 
-JSON: TypeAlias = "str | int | float | bool | None | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 ABSENT = "(absent)"
 
 
@@ -28,7 +28,9 @@ class Fingerprint:
             plain = {str(key): _plain(value) for key, value in self.fields.items()}
             json.dumps(plain, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise StepclipError(f"a fingerprint field is not plain JSON: {error}", "text, finite numbers, lists") from error
+            raise StepclipError(
+                f"a fingerprint field is not plain JSON: {error}", "text, finite numbers, lists"
+            ) from error
         object.__setattr__(self, "fields", dict(sorted(plain.items())))
 
     @property
