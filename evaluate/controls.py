@@ -1,0 +1,51 @@
+"""Controls: what can be had without learning, or without looking. Every table of results prints them.
+
+| name | verification | retrieval | localisation |
+|---|---|---|---|
+| mean-pool | mean of the frame features | cosine with the paragraph | - |
+| flat | 16 segment frames laid end to end | - | - |
+| dtw-raw | DTW of the raw frame features | ordered match of raw frames | Viterbi on raw features |
+| duration | relative difference of the durations | - | - |
+| clock | nothing but t/L: all videos alike | all alike: chance | uniform split |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..cache.errors import StepclipError, nearest
+from .distances import alignment, pooled
+from .embed import Embedded, flatten_segments
+
+CONTROLS = ("mean-pool", "flat", "dtw-raw", "duration", "clock")
+EXPLAINED = {
+    "mean-pool": "mean of the CLIP frames, no order",
+    "flat": "16 CLIP frames laid end to end, no learning",
+    "dtw-raw": "DTW on raw CLIP frames, no learning",
+    "duration": "difference of the durations, no content",
+    "clock": "time t/L only, no content",
+}
+
+
+def control_distances(
+    name: str, raw: Embedded, a: np.ndarray, b: np.ndarray, *, step: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """Distance (P,) of videos at rows `a` and `b` of `raw` (from `embed_raw`) by the control `name`.
+
+    duration: |da - db| / max(da, db), seconds cancel. clock: a frame is known by t/L alone, and the 16 segment
+    frames of any video lie at the same t/L, so all distances are 0, all pairs tie, and the AUC is .5.
+    """
+    if name == "mean-pool":
+        return pooled(raw.video, a, b)
+    if name == "flat":
+        return pooled(flatten_segments(raw).video, a, b)
+    if name == "dtw-raw":
+        return alignment(raw, a, b, step=step)
+    if name == "duration":
+        long = np.maximum(raw.durations[a], raw.durations[b])
+        return np.abs(raw.durations[a] - raw.durations[b]) / np.maximum(long, 1e-9)
+    if name == "clock":
+        return np.zeros(len(a))
+    raise StepclipError(f"unknown control {name!r}{nearest(name, CONTROLS)}", f"one of {', '.join(CONTROLS)}")

@@ -1,0 +1,107 @@
+"""Distances between two videos: of their pooled embeddings, and of their frames put in order (DTW)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..cache.errors import StepclipError, nearest
+from ..train.alignment import dtw
+from .embed import Embedded
+
+POOLED = ("norm-l2", "l2", "l1", "cos")
+DISTANCES = ("pooled", "alignment", "combined")
+CHUNK_BYTES = 256 << 20
+
+
+def pair_rows(embedded: Embedded, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (P,) of the first and second video of each pair."""
+    rows = [(embedded.row(a), embedded.row(b)) for a, b in pairs]
+    both = np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def pooled(video: torch.Tensor, a: np.ndarray, b: np.ndarray, kind: str = "norm-l2") -> np.ndarray:
+    """Distance (P,) of pooled embeddings `video` (V, E), rows `a` against rows `b`.
+
+    norm-l2: squared Euclidean distance of the L2-normalised vectors, 2 - 2 cos, the papers' `NormL2`
+    (`methods/weaksvr.md` 5.1); l2: squared Euclidean; l1: sum of absolute differences; cos: 1 - cosine (the
+    official `cos` is a similarity, so its AUC comes out inverted).
+    """
+    x, y = video[torch.as_tensor(a)].double(), video[torch.as_tensor(b)].double()
+    if kind == "norm-l2":
+        value = (F.normalize(x, dim=-1) - F.normalize(y, dim=-1)).square().sum(-1)
+    elif kind == "l2":
+        value = (x - y).square().sum(-1)
+    elif kind == "l1":
+        value = (x - y).abs().sum(-1)
+    elif kind == "cos":
+        value = 1 - (F.normalize(x, dim=-1) * F.normalize(y, dim=-1)).sum(-1)
+    else:
+        raise StepclipError(f"unknown pooled distance {kind!r}{nearest(kind, POOLED)}", f"one of {', '.join(POOLED)}")
+    return value.cpu().numpy()
+
+
+def alignment(
+    embedded: Embedded,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    step: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """DTW distance (P,) of frame embeddings: sum of 1 - cosine along the best path, divided by T + S.
+
+    Pairs go in padded, masked batches of similar size that fit in `chunk_bytes`; `step(n)` is told of every n
+    pairs done.
+    """
+    out = np.zeros(len(a))
+    if len(a) == 0:
+        return out
+    frames = F.normalize(embedded.frames, dim=-1)
+    lengths = embedded.lengths
+    t, s = lengths[a], lengths[b]
+    order = np.argsort(np.maximum(t, s), kind="stable")
+    width = frames.shape[1]
+    first = 0
+    while first < len(order):
+        # Sizes rise along `order`, so the batch is bounded by its last pair: halve the guess until it fits.
+        last = min(len(order), first + 4096)
+        while last - first > 1:
+            longest = int(max(t[order[first:last]].max(), s[order[first:last]].max()))
+            if (last - first) * longest * (longest + 2 * width) * 4 <= chunk_bytes:
+                break
+            last = first + (last - first + 1) // 2
+        part = order[first:last]
+        x, nx = _padded(frames, embedded.offsets[a[part]], t[part])
+        y, ny = _padded(frames, embedded.offsets[b[part]], s[part])
+        cost = 1 - torch.bmm(x, y.transpose(1, 2))
+        out[part] = (dtw(cost, nx, ny).double() / (nx + ny)).cpu().numpy()
+        if step:
+            step(len(part))
+        first = last
+    return out
+
+
+def _padded(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of several videos as one batch (P, T, E), the last row repeated as padding, and the lengths (P,)."""
+    n = torch.as_tensor(lengths, device=frames.device)
+    position = torch.arange(int(n.max()), device=frames.device).minimum(n[:, None] - 1)
+    return frames[torch.as_tensor(starts, device=frames.device)[:, None] + position], n
+
+
+def combined(first: np.ndarray, second: np.ndarray, weight: float = 0.5) -> np.ndarray:
+    """Weighted sum (P,) of two distances, each in units of its own standard deviation over these pairs.
+
+    No label is used. The mean is not taken off: it would change neither the order of the pairs nor the AUC, and
+    would make the distances negative, for which a WDR has no meaning.
+    """
+    return (1 - weight) * _scaled(first) + weight * _scaled(second)
+
+
+def _scaled(distance: np.ndarray) -> np.ndarray:
+    spread = float(np.std(distance)) if len(distance) else 0.0
+    return distance / spread if spread > 0 else distance

@@ -1,0 +1,182 @@
+"""Text-to-video retrieval and matching, with ties broken neither for nor against the scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..cache.errors import StepclipError
+from .embed import Embedded, text_features
+from .localisation import align_scripts
+
+if TYPE_CHECKING:
+    from ..cache.manifest import MatchRow, VideoRow
+    from ..cache.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Recall at 1, 5, 10 of the first relevant video, its median rank (1 is best), and mean reciprocal rank."""
+
+    r1: float
+    r5: float
+    r10: float
+    medr: float
+    mrr: float
+    queries: int
+    gallery: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Share of rows whose true video is among the first 1, 2, 3 candidates, and mean reciprocal rank."""
+
+    acc1: float
+    acc2: float
+    acc3: float
+    mrr: float
+    rows: int
+    candidates: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def first_rank(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Possible ranks (R,) of the first relevant item of one query, and how likely each is, (R,).
+
+    Ranks count from 1, higher `scores` (G,) first. Items with the score of the best relevant one are taken in
+    every order, all equally likely: with n irrelevant and r relevant ones tied, the first relevant comes after j
+    irrelevant ones with probability C(n, j) / C(n + r, j) * r / (n + r - j). A constant scorer thus scores chance.
+    """
+    best = scores[relevant].max()
+    ahead = int((scores > best).sum())
+    tied = int((scores == best).sum())
+    r = int((relevant & (scores == best)).sum())
+    n = tied - r
+    j = np.arange(n + 1)
+    # alive[j]: none of the first j tied items is relevant
+    alive = np.concatenate(([1.0], np.cumprod((n - j[:-1]) / (tied - j[:-1]))))
+    return ahead + 1.0 + j, alive * r / (tied - j)
+
+
+def _over_queries(scores: np.ndarray, relevant: np.ndarray, at: Sequence[int]) -> tuple[list[float], float, float]:
+    recall = np.zeros((len(scores), len(at)))
+    expected, reciprocal = np.zeros(len(scores)), np.zeros(len(scores))
+    for q, (row, hits) in enumerate(zip(scores, relevant, strict=True)):
+        rank, likely = first_rank(row, hits)
+        recall[q] = [float(likely[rank <= k].sum()) for k in at]
+        expected[q] = float((rank * likely).sum())
+        reciprocal[q] = float((likely / rank).sum())
+    return [float(x) for x in recall.mean(0)], float(np.median(expected)), float(reciprocal.mean())
+
+
+def retrieve(scores: np.ndarray, relevant: np.ndarray) -> Retrieval:
+    """Score a text-to-video search: `scores` (Q, G), higher = better match; `relevant` (Q, G) bool.
+
+    The rank of a query is that of its first relevant video, in expectation over ties. StepclipError when there is
+    no query, a query has no relevant video, or a score is nan.
+    """
+    scores, relevant = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
+    if scores.ndim != 2 or scores.shape != relevant.shape or scores.size == 0:
+        raise StepclipError(f"scores {scores.shape} and relevance {relevant.shape}", "the same (queries, videos) shape")
+    if np.isnan(scores).any():
+        raise StepclipError("a retrieval score is not a number", "numbers")
+    if not relevant.any(1).all():
+        raise StepclipError("a query has no relevant video", "at least one each")
+    (r1, r5, r10), medr, mrr = _over_queries(scores, relevant, (1, 5, 10))
+    return Retrieval(r1, r5, r10, medr, mrr, *scores.shape)
+
+
+def matching(scores: Sequence[np.ndarray], answers: Sequence[int]) -> Matching:
+    """Score matching rows: `scores[i]` (C_i,) of the candidates of row i, whose true one is `answers[i]`."""
+    if len(scores) == 0 or len(scores) != len(answers):
+        raise StepclipError(f"{len(scores)} rows and {len(answers)} answers", "at least one row, one answer each")
+    width = max(len(row) for row in scores)
+    # Short rows are filled with candidates that lose to every true one.
+    table = np.full((len(scores), width), -np.inf)
+    relevant = np.zeros((len(scores), width), dtype=bool)
+    for i, (row, answer) in enumerate(zip(scores, answers, strict=True)):
+        if not 0 <= answer < len(row) or not np.isfinite(row).all():
+            raise StepclipError(f"matching row {i}: answer {answer} of scores {row}", "finite scores, an answer inside")
+        table[i, : len(row)] = row
+        relevant[i, answer] = True
+    (a1, a2, a3), _, mrr = _over_queries(table, relevant, (1, 2, 3))
+    return Matching(a1, a2, a3, mrr, len(scores), float(np.mean([len(row) for row in scores])))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The distinct scripts of a set of videos, and which of the videos follow each."""
+
+    scripts: tuple[tuple[str, ...], ...]
+    paragraphs: tuple[str, ...]
+    relevant: np.ndarray  # (Q, V)
+    of_procedure: dict[str, int]
+
+    @classmethod
+    def of(cls, videos: Sequence[VideoRow]) -> Queries:
+        """Two procedures with the same sentences in the same order are one query: no text could tell them apart."""
+        scripts = tuple(dict.fromkeys(video.steps for video in videos))
+        place = {script: i for i, script in enumerate(scripts)}
+        relevant = np.zeros((len(scripts), len(videos)), dtype=bool)
+        for v, video in enumerate(videos):
+            relevant[place[video.steps], v] = True
+        paragraph = {video.steps: video.paragraph for video in videos}
+        of_procedure = {video.procedure: place[video.steps] for video in videos}
+        return cls(scripts, tuple(paragraph[s] for s in scripts), relevant, of_procedure)
+
+
+def paragraph_scores(embedded: Embedded, store: FeatureStore, paragraphs: Sequence[str]) -> np.ndarray:
+    """Cosine (Q, V) of each paragraph's feature with each video embedding. Both must have one dimension."""
+    video = F.normalize(embedded.video, dim=-1)
+    text = text_features(store, paragraphs, "paragraph", video.device)
+    _same_width(text, video)
+    return (text @ video.T).cpu().numpy()
+
+
+def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Ordered match (Q, V) of each script with each video's frames.
+
+    The mean, over the frames, of the cosine between frame and step along the best path that visits every step in
+    order: unlike the paragraph score it sees where each sentence stands.
+    """
+    _same_width(text_features(store, scripts[0][:1], "step", "cpu"), embedded.frames)
+    out = np.zeros((len(scripts), len(embedded)))
+    everything = np.arange(len(embedded))
+    for q, script in enumerate(scripts):
+        out[q] = align_scripts(embedded, store, everything, [script] * len(embedded)).scores
+    return out
+
+
+def match_rows(rows: Sequence[MatchRow], queries: Queries, embedded: Embedded) -> tuple[list[MatchRow], list[str]]:
+    """The distinct rows whose procedure and candidates are all embedded, and notes on the others."""
+    distinct = list(dict.fromkeys(rows))
+    kept = [r for r in distinct if r.procedure in queries.of_procedure and all(c in embedded for c in r.candidates)]
+    notes = []
+    if len(distinct) < len(rows):
+        notes.append(f"matching: {len(rows) - len(distinct)} repeated rows counted once")
+    if len(kept) < len(distinct):
+        notes.append(f"matching: {len(distinct) - len(kept)} of {len(distinct)} rows left out, a video has no features")
+    return kept, notes
+
+
+def match_scores(rows: Sequence[MatchRow], queries: Queries, embedded: Embedded, scores: np.ndarray) -> Matching:
+    """Matching from the scores (Q, V) of all queries and videos."""
+    chosen = [scores[queries.of_procedure[r.procedure], [embedded.row(c) for c in r.candidates]] for r in rows]
+    return matching(chosen, [r.answer for r in rows])
+
+
+def _same_width(text: torch.Tensor, video: torch.Tensor) -> None:
+    if text.shape[-1] != video.shape[-1]:
+        raise StepclipError(
+            f"text features of {text.shape[-1]} numbers and video features of {video.shape[-1]}", "one shared space"
+        )
