@@ -23,12 +23,14 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 @contextmanager
-def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def write_atomically(
+    path: str | os.PathLike[str], mode: str = "wb", exclusive: bool = False
+) -> Iterator[IO[Any]]:
     """Open a file that takes the place of `path` only when the block ends without an error.
 
     It is written beside its target under a hidden name, flushed, fsynced and renamed; on an error it is removed and what
     was at `path` stays. Missing parent folders are made; text is UTF-8 with `\\n`. Raises StepclipError when the disk is
-    full, read-only or forbidden.
+    full, read-only or forbidden, and with `exclusive` FileExistsError when `path` is there already.
     """
     target = Path(os.path.realpath(path))  # through a link to the file itself, so that the link stays
     text = "b" not in mode
@@ -45,8 +47,13 @@ def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, target)
+        if exclusive:
+            _link(aside, target)
+        else:
+            os.replace(aside, target)
         _sync_folder(target.parent)
+    except FileExistsError:
+        raise
     except OSError as error:
         if error.errno in _DISK or error.filename in (str(aside), str(target)):
             raise _refused(path, error) from error
@@ -94,6 +101,18 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file frees the lock
+
+
+def _link(aside: Path, target: Path) -> None:
+    """Rename without ever replacing: a hard link is refused where the name is taken."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.replace(aside, target)
 
 
 def _sync_folder(folder: Path) -> None:

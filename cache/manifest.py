@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,10 +99,8 @@ class Manifest:
         for field in ("videos", "pairs", "matching"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if len(self._index) < len(self.videos):
-            seen: set[str] = set()
-            twice = sorted(
-                {row.video_id for row in self.videos if row.video_id in seen or seen.add(row.video_id)}
-            )  # type: ignore[func-returns-value]
+            counts = Counter(row.video_id for row in self.videos)
+            twice = sorted(video_id for video_id, count in counts.items() if count > 1)
             raise StepclipError(f"video ids given more than once: {_some(twice)}", "one row per video id")
         for what, ids in (
             ("pairs", {name for pair in self.pairs for name in (pair.video_a, pair.video_b)}),
