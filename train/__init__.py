@@ -1,1 +1,23 @@
-"""StepCLIP."""
+"""Stage two: alignment kernels, losses, the model, recipes and the training loop. Names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, load_checkpoint
+    from .model import ModelOutput, StepModel
+    from .recipe import Recipe, list_recipes, load_recipe
+    from .trainer import FitResult, fit
+
+_HOMES = {
+    "Checkpoint": "checkpoint", "load_checkpoint": "checkpoint", "ModelOutput": "model", "StepModel": "model",
+    "Recipe": "recipe", "list_recipes": "recipe", "load_recipe": "recipe", "FitResult": "trainer", "fit": "trainer",
+}  # fmt: skip
+__all__ = ["Checkpoint", "FitResult", "ModelOutput", "Recipe", "StepModel", "fit", "list_recipes", "load_checkpoint",
+           "load_recipe"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,183 @@
+"""The WeakSVR head on cached features: input layers, a light transformer, frame and video embeddings.
+
+`methods/weaksvr.md` 3.3; the defaults of `ModelConfig` are the released shape (18.9 M parameters) with its attention
+scale and position start corrected.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cache.errors import StepclipError
+from .losses.video_paragraph import unit
+from .recipe import ModelConfig
+
+
+class ModelOutput(NamedTuple):
+    """`frames` H (B, N, E) and `video` v (B, E): raw, not normalised; E is the width of the text features."""
+
+    frames: Tensor
+    video: Tensor
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x += attention(LN x); x += MLP(LN x). No bias in q, k, v."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, inner = config.width, config.heads * config.head_dim
+        self.heads, self.dropout = config.heads, config.dropout
+        self.scale = (config.head_dim if config.attention_scale == "head" else width) ** -0.5
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=False)
+        self.out = nn.Linear(inner, width)
+        hidden = round(config.mlp_ratio * width)
+        drop = nn.Dropout(config.dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), drop, nn.Linear(hidden, width), drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        drop = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        x = x + F.dropout(self.out(mixed.transpose(1, 2).reshape(b, n, -1)), drop)
+        return x + self.mlp(self.norm2(x))
+
+
+class Pooling(nn.Module):
+    """Frames (B, N, E) -> video (B, E): flatten + linear (the paper's), or a mean or attention in front of a linear."""
+
+    def __init__(self, kind: str, frames: int, dim: int, residual: bool) -> None:
+        super().__init__()
+        self.kind, self.residual = kind, residual
+        self.linear = nn.Linear(frames * dim if kind == "flatten" else dim, dim)
+        if kind == "attention":
+            self.query = nn.Parameter(torch.zeros(dim))  # starts as the mean
+        if residual:
+            _start_at_zero(self.linear)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.kind == "flatten":
+            pooled = h.flatten(1)
+        elif self.kind == "mean":
+            pooled = h.mean(1)
+        else:
+            weights = (h @ self.query * h.shape[-1] ** -0.5).softmax(1)
+            pooled = (weights[..., None] * h).sum(1)
+        video = self.linear(pooled)
+        return video + unit(h.float()).mean(1) if self.residual else video
+
+
+class StepModel(nn.Module):
+    """Frame features (B, N, feature_dim), N = `frames` = `config.frames` -> `ModelOutput` in the space of the text features.
+
+    Two learnable log temperatures: `log_scale_video` (coarse loss) and `log_scale_frame` (fine loss).
+    """
+
+    def __init__(self, config: ModelConfig, feature_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.config, self.frames, self.feature_dim, self.text_dim = config, config.frames, feature_dim, text_dim
+        width, tokens = config.width, config.frames + config.cls
+        self.norm = nn.LayerNorm(feature_dim) if config.input_norm == "layernorm" else None
+        if config.input_norm == "standardise":
+            self.register_buffer("feature_mean", torch.zeros(feature_dim))
+            self.register_buffer("feature_std", torch.ones(feature_dim))
+        layers: list[nn.Module] = [nn.Linear(feature_dim, width)]
+        if config.hidden:
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.input = nn.Sequential(*layers)
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if config.cls else None
+        if config.positions == "learned":
+            self.positions = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        elif config.positions == "sinusoidal":
+            self.register_buffer("positions", sinusoidal(tokens, width), persistent=False)
+        self.blocks = nn.Sequential(*[Block(config) for _ in range(config.depth)])
+        self.output = nn.Linear(width, text_dim)
+        self.skip: nn.Module | None = None
+        if config.residual:
+            same = feature_dim == text_dim
+            self.skip = nn.Identity() if same else nn.Linear(feature_dim, text_dim, bias=False)
+        for module in (self.input, self.blocks, self.output, self.skip):
+            _xavier(module)
+        if config.residual:
+            _start_at_zero(self.output)
+        self.pool = Pooling(config.pooling, config.frames, text_dim, config.video_residual)
+        start = math.log(config.scale)
+        self.log_scale_video = nn.Parameter(torch.tensor(start))
+        self.log_scale_frame = nn.Parameter(torch.tensor(start))
+
+    def forward(self, frames: Tensor) -> ModelOutput:
+        if frames.ndim != 3 or frames.shape[1] != self.frames or frames.shape[2] != self.feature_dim:
+            raise StepclipError(
+                f"frames of shape {tuple(frames.shape)}", f"(B, {self.frames}, {self.feature_dim}): views of this model"
+            )
+        x = self.input(self._normalised(frames))
+        if self.cls is not None:
+            x = torch.cat([self.cls.to(x.dtype).expand(len(x), -1, -1), x], 1)
+        if self.config.positions != "none":
+            x = x + self.positions
+        h = self.output(self.blocks(x)[:, int(self.config.cls) :])
+        if self.skip is not None:
+            h = self.skip(unit(frames.float())) + h
+        return ModelOutput(h, self.pool(h))
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        if self.norm is not None:
+            return self.norm(frames)
+        if self.config.input_norm == "l2":
+            return unit(frames) * self.feature_dim**0.5  # unit variance, as the input layer expects
+        if self.config.input_norm == "standardise":
+            return (frames - self.feature_mean) / self.feature_std
+        return frames
+
+    @torch.no_grad()
+    def standardise_on(self, features: Tensor) -> None:
+        """Take mean and spread of `features` (M, feature_dim), the training frames; only with that input_norm."""
+        if self.config.input_norm == "standardise":
+            self.feature_mean.copy_(features.float().mean(0))
+            self.feature_std.copy_(features.float().std(0, correction=0).clamp(min=1e-4))
+
+    @property
+    def scale_video(self) -> Tensor:
+        return self.log_scale_video.exp()
+
+    @property
+    def scale_frame(self) -> Tensor:
+        return self.log_scale_frame.exp()
+
+    @torch.no_grad()
+    def clamp_scales(self) -> None:
+        """Keep both scales in [1, 100]; called after each optimiser step, as CLIP does it."""
+        for log_scale in (self.log_scale_video, self.log_scale_frame):
+            log_scale.clamp_(0.0, math.log(100.0))
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def sinusoidal(length: int, width: int) -> Tensor:
+    """(length, width) positions of Vaswani et al. 2017: sines in the even places, cosines in the odd."""
+    place = torch.arange(length)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    out = torch.zeros(length, width)
+    out[:, 0::2], out[:, 1::2] = torch.sin(place * rate), torch.cos(place * rate)[:, : width // 2]
+    return out
+
+
+def _xavier(module: nn.Module | None) -> None:
+    for part in module.modules() if module is not None else ():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _start_at_zero(linear: nn.Linear) -> None:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
