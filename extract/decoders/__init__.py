@@ -1,1 +1,76 @@
-"""StepCLIP."""
+"""Decoders: `get_decoder(name)`, and `backends()`, which says which of them can be used here."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata, util
+
+from ...cache.errors import nearest
+from .base import (
+    Backend,
+    DecodeError,
+    Decoder,
+    End,
+    Frames,
+    Picker,
+    Sampling,
+    Shown,
+)
+
+__all__ = [
+    "DECODERS",
+    "Backend",
+    "DecodeError",
+    "Decoder",
+    "End",
+    "Frames",
+    "Picker",
+    "Sampling",
+    "Shown",
+    "backends",
+    "get_decoder",
+]
+
+# name -> (module, class, what it imports, its distribution, what to run to get it)
+DECODERS: dict[str, tuple[str, str, str, str, str]] = {
+    "pyav": (".pyav", "PyAVDecoder", "av", "av", "pip install av"),
+    "decord": (".decord", "DecordDecoder", "decord", "decord", "pip install decord (x86-64 Linux, macOS, Windows)"),
+    "ffmpeg": (
+        ".ffmpeg",
+        "FFmpegDecoder",
+        "ffmpeg",
+        "ffmpeg-python",
+        "pip install ffmpeg-python imageio-ffmpeg (or ffmpeg itself: apt install ffmpeg)",
+    ),
+}
+
+
+def get_decoder(name: str = "pyav") -> Decoder:
+    """The decoder called `name`. Raises DecodeError `decoder-unavailable` for one that is unknown or cannot be used."""
+    if name not in DECODERS:
+        raise DecodeError(
+            "decoder-unavailable",
+            f"no decoder is called '{name}'{nearest(name, DECODERS)}",
+            f"one of {', '.join(DECODERS)}",
+        )
+    module, cls, _, _, install = DECODERS[name]
+    try:
+        decoder: Decoder = getattr(import_module(module, __name__), cls)()
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        raise DecodeError(
+            "decoder-unavailable", f"the decoder {name} cannot be used here: {error}", "its packages", install
+        ) from error
+    return decoder
+
+
+def backends() -> list[Backend]:
+    """Every decoder: whether it can be used here, its version, and how to install it."""
+    found = []
+    for name, (_, _, imported, distribution, install) in DECODERS.items():
+        version, usable = "", False
+        if util.find_spec(imported) is not None:
+            try:
+                version, usable = get_decoder(name).version or metadata.version(distribution), True
+            except DecodeError as error:
+                version = error.found
+        found.append(Backend(name, "decoder", usable, version, install))
+    return found
