@@ -1,1 +1,35 @@
-"""StepCLIP."""
+"""The feature cache and the manifest: what videos and scripts there are, and what was extracted from them."""
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import StepclipError, nearest
+from .fingerprint import Fingerprint
+from .manifest import Manifest, MatchRow, Pair, VideoRow
+from .store import Failure, FeatureStore, FrameFeatures
+from .writer import FeatureWriter
+
+if TYPE_CHECKING:
+    from .packed import PackedFeatures
+
+__all__ = [
+    "Failure",
+    "FeatureStore",
+    "FeatureWriter",
+    "Fingerprint",
+    "FrameFeatures",
+    "Manifest",
+    "MatchRow",
+    "PackedFeatures",
+    "Pair",
+    "StepclipError",
+    "VideoRow",
+    "nearest",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PackedFeatures":  # it needs torch, which is slow to import
+        from .packed import PackedFeatures
+
+        return PackedFeatures
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class StepclipError(Exception):
     """A fault that was foreseen: what was found, what was expected, what to run (or do) about it.
 
-    The command line prints it and ends with exit code 2. It survives pickling, so a worker process may raise it.
+    The command line prints it and ends with exit code 2. It survives pickling: a worker process may raise it.
     """
 
     def __init__(self, found: str, expected: str = "", run: str = "") -> None:

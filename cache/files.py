@@ -28,16 +28,17 @@ def write_atomically(
 ) -> Iterator[IO[Any]]:
     """Open a file that takes the place of `path` only when the block ends without an error.
 
-    It is written beside its target under a hidden name, flushed, fsynced and renamed; on an error it is removed and what
-    was at `path` stays. Missing parent folders are made; text is UTF-8 with `\\n`. Raises StepclipError when the disk is
-    full, read-only or forbidden, and with `exclusive` FileExistsError when `path` is there already.
+    It is written beside its target under a hidden name, flushed, fsynced and renamed; on an error it is
+    removed and what was at `path` stays. Missing parent folders are made; text is UTF-8 with `\\n`. Raises
+    StepclipError when the disk is full, read-only or forbidden, and with `exclusive` FileExistsError when
+    `path` is there already.
     """
     target = Path(os.path.realpath(path))  # through a link to the file itself, so that the link stays
     text = "b" not in mode
     aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(
+        file = open(  # noqa: SIM115 - closed below
             aside, mode.replace("w", "x"), encoding="utf-8" if text else None, newline="" if text else None
         )
     except OSError as error:
@@ -88,13 +89,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the advisory lock file `path` (made when missing): read-change-write of a shared file by several processes.
+    """Hold the advisory lock file `path`, made when missing, to change a file that several processes share.
 
     The system frees the lock when its process dies, so a killed writer blocks nobody.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")
+        file = open(path, "ab")  # noqa: SIM115 - closed below
     except OSError as error:
         raise _refused(path, error) from error
     with file:

@@ -15,10 +15,10 @@ ABSENT = "(absent)"
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """Flat fields (`encoder.name`, `encoder.weights`, `preprocess.size`, `sampling.fps`, `decoder.name`, `dtype`, ...).
+    """Flat fields: `encoder.name`, `encoder.weights`, `preprocess.size`, `sampling.fps`, `decoder.name`, ...
 
-    Two fingerprints are equal when their digests are. Values are brought to plain JSON: a tuple becomes a list and 4.0
-    becomes 4, so a fingerprint read back equals the one written.
+    Two fingerprints are equal when their digests are. Values are brought to plain JSON: a tuple becomes a
+    list and 4.0 becomes 4, so a fingerprint read back equals the one written.
     """
 
     fields: dict[str, JSON]
@@ -50,7 +50,7 @@ class Fingerprint:
         return hash(self.json)
 
     def difference(self, other: Fingerprint) -> list[tuple[str, JSON, JSON]]:
-        """`(key, mine, theirs)` for every key whose values differ; a key that one side lacks reads `(absent)`."""
+        """`(key, mine, theirs)` for every key whose values differ; a key that one lacks reads `(absent)`."""
         pairs = [
             (key, self.fields.get(key, ABSENT), other.fields.get(key, ABSENT))
             for key in sorted(self.fields.keys() | other.fields.keys())

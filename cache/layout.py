@@ -30,7 +30,7 @@ _log = logging.getLogger("stepclip")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a video is not in the cache. `reason` is one short slug: missing-file, no-video-stream, truncated, ..."""
+    """Why a video is not in the cache. `reason` is a short slug: missing-file, no-video-stream, truncated."""
 
     video_id: str
     path: str
@@ -77,7 +77,7 @@ class CacheInfo:
 
 
 def read_about(folder: Path) -> CacheInfo | None:
-    """cache.json, checked; None when the folder has none. Raises StepclipError when it is damaged or of another schema."""
+    """cache.json, checked; None when there is none. Raises StepclipError: damaged, or of another schema."""
     path = folder / "cache.json"
     if not path.exists():
         return None
@@ -114,7 +114,7 @@ def read_about(folder: Path) -> CacheInfo | None:
 def scan(
     folder: Path, digest: str, known: dict[str, ShardRows] | None = None
 ) -> tuple[list[ShardRows], list[str]]:
-    """The committed shards of this fingerprint and, in words, whatever else lies there. `known`: rows read before."""
+    """The committed shards of this fingerprint, and in words what else lies there; `known`: rows read before."""
     shards: list[ShardRows] = []
     problems: list[str] = []
     try:
@@ -220,7 +220,7 @@ class TextTable:
 
 
 def read_texts(path: Path, digest: str) -> dict[str, TextTable]:
-    """The tables of text.h5 by kind; none when there is no such file. Raises StepclipError when it is damaged."""
+    """The tables of text.h5 by kind; none when there is no file. Raises StepclipError when it is damaged."""
     if not path.exists():
         return {}
     import h5py
@@ -262,7 +262,7 @@ def text_checksum(strings: list[str], features: np.ndarray) -> int:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """The rows of failed.jsonl, the newest of each video, by id; a line that cannot be read is named and left out."""
+    """The rows of failed.jsonl by id, the newest of each; an unreadable line is named and left out."""
     path = folder / "failed.jsonl"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")

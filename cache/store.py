@@ -1,7 +1,7 @@
 """Reading the feature cache; `layout.py` says what lies in its folder.
 
-A shard never changes once it has its rows, so a reader maps the file at the place where HDF5 says that the dataset lies,
-keeps no HDF5 handle, takes no lock, and is safe under threads, fork and spawn.
+A shard never changes once it has its rows, so a reader maps the file where HDF5 says that the dataset
+lies, keeps no HDF5 handle, takes no lock, and is safe under threads, fork and spawn.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ class FeatureStore:
     def open(cls, path: str | os.PathLike[str], expect: Fingerprint | None = None) -> FeatureStore:
         """Open the cache folder `path` (or its parent, when that has a folder `features`).
 
-        Raises StepclipError when there is no cache, when `expect` is not its fingerprint (with the difference key by
-        key), or when it is of another schema. A damaged shard raises when one of its videos is asked for, not here.
+        Raises StepclipError when there is no cache, when `expect` is not its fingerprint (with the difference
+        key by key), or when it is of another schema. A damaged shard raises when one of its videos is asked
+        for, not here.
         """
         folder = Path(path)
         if not (folder / "cache.json").exists() and (folder / "features" / "cache.json").exists():
@@ -117,7 +118,7 @@ class FeatureStore:
         return iter(self.video_ids)
 
     def __getitem__(self, video_id: str) -> FrameFeatures:
-        """The features of one video, without a copy. Raises StepclipError when it is unknown or its shard is damaged."""
+        """One video, without a copy. Raises StepclipError when it is unknown or its shard is damaged."""
         shard, row = self._find(video_id)
         features, times = self._map(shard)
         rows = self._shards[shard]
@@ -137,7 +138,7 @@ class FeatureStore:
         dtype: torch.dtype | None = None,
         progress: bool = True,
     ) -> PackedFeatures:
-        """All videos (or `video_ids`, in that order) as one tensor on `device`, in the cache's dtype or `dtype`."""
+        """All videos, or `video_ids` in that order, as one tensor on `device`; `dtype` converts features."""
         import torch
 
         from .packed import PackedFeatures
@@ -209,13 +210,13 @@ class FeatureStore:
         return next((table.features.shape[1] for table in self._texts().values()), 0)
 
     def text(self, strings: Sequence[str], kind: str = "step") -> np.ndarray:
-        """The features (n, D) float32 of `strings`; `kind` is step or paragraph. Raises StepclipError on an unknown one."""
+        """The features (n, D) float32 of n texts of one kind. Raises StepclipError on an unknown one."""
         table = self._texts().get(_kind(kind))
         rows = [-1 if table is None else table.index.get(string, -1) for string in strings]
         if -1 in rows:
             missing = [string for string, row in zip(strings, rows, strict=True) if row < 0]
             raise StepclipError(
-                f"the cache {self.path} has no features of {len(set(missing))} {kind}s, first: '{missing[0][:120]}'"
+                f"the cache {self.path} lacks {len(set(missing))} {kind} texts, first: '{missing[0][:120]}'"
                 + nearest(missing[0], () if table is None else table.index),
                 f"a {kind} of the manifest that was extracted",
                 "stepclip extract, which adds the missing texts",

@@ -1,7 +1,7 @@
 """Writing the feature cache: one shard in memory, then its data file, then its rows, which are the commit.
 
-A `kill -9`, a full disk or a lost machine costs at most the shard in flight. Several processes write into one folder,
-each with a writer of its own.
+A `kill -9`, a full disk or a lost machine costs at most the shard in flight. Several processes write into one
+folder, each with a writer of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Video:
 
 
 class FeatureWriter:
-    """Adds videos to the cache folder `path`, which it makes when missing. A context manager; one per process.
+    """Adds videos to the cache folder `path`, made when missing. A context manager; one per process.
 
     Raises StepclipError when the folder was made by another fingerprint, with the difference key by key.
     """
@@ -92,7 +92,7 @@ class FeatureWriter:
         if about is None:
             if strangers := [rows for rows in self._scan_all() if rows.digest != self.fingerprint.digest]:
                 raise StepclipError(
-                    f"{self.path} has no cache.json, but shards of another fingerprint ({strangers[0].file.name})",
+                    f"{self.path} has no cache.json, but shards of another origin ({strangers[0].file.name})",
                     f"an empty folder, or shards of the fingerprint {self.fingerprint.digest}",
                     f"give another DATASET name or --root, or remove {self.path} by hand",
                 )
@@ -116,17 +116,18 @@ class FeatureWriter:
         return list(self._known.values())
 
     def done(self) -> set[str]:
-        """The ids that are committed, by any writer, in shards whose file is there in full; the others are to be redone."""
+        """The ids that any writer committed, in shards whose file is there in full."""
         shards, _ = scan(self.path, self.fingerprint.digest, self._known)
         return {video_id for rows in shards if not rows.fault() for video_id in rows.ids}
 
     # ---- frames
 
     def add(self, video_id: str, features: np.ndarray, times: np.ndarray, duration: float) -> None:
-        """Take the features (T, D) of one video, the times (T,) of its frames and its duration, both in seconds.
+        """Take the features (T, D) of a video, its frames' times (T,) and its duration, both in seconds.
 
-        Every full shard is committed on the way. Raises StepclipError, and takes nothing, when the shape is wrong, a
-        value is not finite in the cache's dtype, a row is all zero, times do not increase, or the video is there already.
+        Every full shard is committed on the way. Raises StepclipError, and takes nothing, when the shape is
+        wrong, a value is not finite in the cache's dtype, a row is all zero, times do not increase, or the
+        video is there already.
         """
         self._alive()
         video = self._checked(video_id, features, times, duration)
@@ -171,9 +172,10 @@ class FeatureWriter:
         return _Video(video_id, kept, stamps, seconds)
 
     def commit(self) -> None:
-        """Write what waits as one shard: its data, then its rows. After it returns, nothing of it can be lost.
+        """Write what waits as one shard: its data, then its rows. Once it returns, nothing of it can be lost.
 
-        Raises StepclipError when it cannot be written; the videos go on waiting, and nothing half-written counts.
+        Raises StepclipError when it cannot be written; the videos go on waiting, and nothing half-written
+        counts.
         """
         self._alive()
         if not self._waiting:
@@ -206,7 +208,7 @@ class FeatureWriter:
             return file.id.get_file_image()
 
     def _place(self, image: bytes) -> Path:
-        """Put the data file under the next free name of this writer; two writers of one name never share a shard."""
+        """Put the data under the next free name; two writers of one name never share a shard."""
         while True:
             shard = self.path / "shards" / f"{self.name}-{self._number:05d}.h5"
             self._number += 1
@@ -249,7 +251,7 @@ class FeatureWriter:
         return [string for string in dict.fromkeys(strings) if table is None or string not in table.index]
 
     def add_text(self, strings: Sequence[str], features: np.ndarray, kind: str) -> None:
-        """Add the features (n, D) of n strings of one kind (step or paragraph); D may differ from the frames'.
+        """Add the features (n, D) of n strings of a kind, step or paragraph; D may differ from the frames'.
 
         A string that is there keeps the features it has. text.h5 is rewritten atomically, under a lock.
         """
