@@ -72,14 +72,15 @@ def alignment(
         last = min(len(order), first + 4096)
         while last - first > 1:
             longest = int(max(t[order[first:last]].max(), s[order[first:last]].max()))
-            if (last - first) * longest * (longest + 2 * width) * 4 <= chunk_bytes:
+            if (last - first) * longest * (6 * longest + 2 * width) * 4 <= chunk_bytes:  # DTW keeps its diagonals
                 break
             last = first + (last - first + 1) // 2
         part = order[first:last]
         x, nx = _padded(frames, embedded.offsets[a[part]], t[part])
         y, ny = _padded(frames, embedded.offsets[b[part]], s[part])
-        cost = 1 - torch.bmm(x, y.transpose(1, 2))
-        out[part] = (dtw(cost, nx, ny).double() / (nx + ny)).cpu().numpy()
+        with torch.no_grad():
+            cost = 1 - torch.bmm(x, y.transpose(1, 2))
+            out[part] = dtw(cost, nx, ny, normalise="sum").double().cpu().numpy()
         if step:
             step(len(part))
         first = last

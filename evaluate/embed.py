@@ -15,8 +15,10 @@ from ..cache.errors import StepclipError
 from ..train.sampling import dense_rows, view_rows
 
 if TYPE_CHECKING:
-    from ..cache.store import FeatureStore, PackedFeatures
+    from ..cache.packed import PackedFeatures
+    from ..cache.store import FeatureStore
     from ..train.checkpoint import Checkpoint
+    from ..train.model import StepModel
 
 VIEWS = 3
 SEGMENTS = 16
@@ -82,50 +84,74 @@ def embed(
     """Embed videos with a trained model, each distinct video once.
 
     The video embedding is the mean, un-normalised, of the model's output on three views of N frames, one per
-    segment (WeakSVR, `methods/weaksvr.md` 5.1). The dense frame embeddings come from interleaved views of N
+    segment (WeakSVR's test protocol, `methods/weaksvr.md` 5.1). The dense frame embeddings come from interleaved views of N
     frames that together hold every cached frame exactly once, so each frame is seen in the context it was
     trained in. `batch` is the number of views in one forward.
     """
     device = pick_device(device)
-    packed, durations = _load(store, video_ids, device)
-    frames_per_view = checkpoint.recipe.model.frames
+    packed = store.load(device, video_ids)
     model = checkpoint.model.to(device).eval()
-    views, dense, kept = _plan(packed, frames_per_view)
+    with torch.no_grad():
+        video, frames = embed_packed(model, packed, VIEWS, batch)
+    return _embedded("trained", packed, video, frames)
 
-    width = int(checkpoint.model.config.width) if False else None  # set from the first output
-    del width
-    with torch.inference_mode():
-        videos = []
-        for part in views.reshape(-1, frames_per_view).split(batch):
-            videos.append(model(packed.features[part].float()).video.float())
-        video = torch.cat(videos).reshape(len(packed.video_ids), VIEWS, -1).mean(1)
-        frames = video.new_empty((len(packed.features), 0))
-        for part, keep in zip(dense.split(batch), kept.split(batch), strict=True):
-            out = model(packed.features[part].float()).frames.float()
-            if frames.shape[1] == 0:
-                frames = out.new_empty((len(packed.features), out.shape[-1]))
-            frames[part[keep]] = out[keep]
-    return _embedded("trained", packed, video, frames, durations)
+
+def embed_packed(
+    model: StepModel, packed: PackedFeatures, views: int = VIEWS, batch: int = 256
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Video embeddings (V, E) and dense frame embeddings (N, E), float32, of all videos of `packed`."""
+    n = model.frames
+    spread, dense, own = _plan(packed, n, views)
+    videos = [model(packed.features[rows].float()).video.float() for rows in spread.split(batch)]
+    frames = None
+    for rows, keep in zip(dense.split(batch), own.split(batch), strict=True):
+        out = model(packed.features[rows].float()).frames.float()
+        if frames is None:
+            frames = out.new_empty((len(packed.features), out.shape[-1]))
+        frames[rows[keep]] = out[keep]
+    if frames is None:
+        raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
+    return torch.cat(videos).reshape(len(packed), views, -1).mean(1), frames
+
+
+def _plan(packed: PackedFeatures, n: int, views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows of every test view (V * views, n); rows and first occurrences of every dense view (M, n), (M, n)."""
+    lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
+    test = {t: view_rows(t, n, views) for t in set(lengths.tolist())}
+    full = {t: dense_rows(t, n) for t in set(lengths.tolist())}
+    spread = [test[int(t)] + o for t, o in zip(lengths, offsets, strict=True)]
+    dense = [full[int(t)][0] + o for t, o in zip(lengths, offsets, strict=True)]
+    own = [full[int(t)][1] for t in lengths]
+    if not spread:
+        raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
+    device = packed.features.device
+    return torch.cat(spread).to(device), torch.cat(dense).to(device), torch.cat(own).to(device)
 
 
 def embed_raw(store: FeatureStore, video_ids: Sequence[str], device: str = "auto") -> Embedded:
     """The cached features themselves, no learning: `video` is the mean over the frames."""
-    device = pick_device(device)
-    packed, durations = _load(store, video_ids, device)
+    packed = store.load(pick_device(device), video_ids)
     frames = packed.features.float()
-    lengths = torch.as_tensor(np.diff(np.asarray(packed.offsets)), device=frames.device)
+    lengths = packed.offsets.diff()
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=frames.device), lengths)
     total = frames.new_zeros((len(lengths), frames.shape[1])).index_add_(0, owner, frames)
-    return _embedded("raw", packed, total / lengths[:, None], frames, durations)
+    return _embedded("raw", packed, total / lengths[:, None], frames)
 
 
 def flatten_segments(raw: Embedded) -> Embedded:
-    """`raw` with `video` = its 16 segment frames, mean of the three views, laid end to end: (V, 16 * D)."""
-    rows = torch.stack(
-        [torch.as_tensor(view_rows(int(n), SEGMENTS, VIEWS)) + int(o) for n, o in zip(raw.lengths, raw.offsets, strict=False)]
-    )
+    """`raw` with `video` = its 16 segment frames, mean of three views, laid end to end: (V, 16 * D)."""
+    views = {int(t): view_rows(int(t), SEGMENTS, VIEWS) for t in np.unique(raw.lengths)}
+    rows = torch.stack([views[int(t)] + int(o) for t, o in zip(raw.lengths, raw.offsets[:-1], strict=True)])
     video = raw.frames[rows.to(raw.frames.device)].mean(1).flatten(1)
     return replace(raw, name="flat", video=video)
+
+
+def _embedded(name: str, packed: PackedFeatures, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
+    times, offsets = packed.times.cpu().numpy(), packed.offsets.cpu().numpy()
+    last = np.array([times[b - 1] if b > a else 0.0 for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    known = last if packed.durations is None else packed.durations.cpu().numpy()
+    durations = np.maximum(np.where(np.isfinite(known), known, last), last)
+    return Embedded(name, tuple(packed.video_ids), video, frames, times, offsets, durations)
 
 
 def text_features(store: FeatureStore, strings: Sequence[str], kind: str, device: torch.device | str) -> torch.Tensor:

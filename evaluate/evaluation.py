@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..cache.errors import StepclipError, nearest
+from ..cache.errors import StepclipError
 from .controls import CONTROLS, EXPLAINED, control_distances
 from .distances import DISTANCES, alignment, combined, pair_rows, pooled
 from .embed import Embedded, embed, embed_raw
@@ -65,7 +65,7 @@ def evaluate(
         results.notes.append(
             f"{len(part) - len(videos)} of {len(part)} videos of the split have no features and are left out"
         )
-    headline = headline_distance(checkpoint)
+    headline = checkpoint.recipe.evaluate.distance
     with _stages(progress) as stage:
         ids = [video.video_id for video in videos]
         stage("embedding the videos", None)
@@ -90,16 +90,6 @@ def check_fingerprint(checkpoint: Checkpoint, store: FeatureStore) -> None:
             "features of the same encoder, sampling and decoder",
             "stepclip extract with the settings of the checkpoint, or stepclip train on these features",
         )
-
-
-def headline_distance(checkpoint: Checkpoint) -> str:
-    """The distance that the recipe (`evaluate.distance`) names as the one to quote."""
-    name = str(checkpoint.recipe.evaluate.distance)
-    if name not in DISTANCES:
-        raise StepclipError(
-            f"the recipe's evaluate.distance is {name!r}{nearest(name, DISTANCES)}", f"one of {', '.join(DISTANCES)}"
-        )
-    return name
 
 
 def _verification(

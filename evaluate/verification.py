@@ -41,7 +41,7 @@ def verify(
 ) -> Verification:
     """Score `distances` (P,), larger = more different, of `pairs` (P).
 
-    AUC and WDR follow `methods/weaksvr.md` 5.1 and 5.2. StepclipError when the lengths differ, a distance is not
+    AUC and WDR as in `methods/weaksvr.md` 5.1, 5.2. StepclipError when the lengths differ, a distance is not
     finite, or only one class is present.
     """
     from sklearn.metrics import auc as area

@@ -1,0 +1,128 @@
+"""Distances and controls against literal loops, on planted embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from stepclip.cache.errors import StepclipError
+from stepclip.evaluate.controls import CONTROLS, control_distances
+from stepclip.evaluate.distances import alignment, combined, pair_rows, pooled
+from stepclip.evaluate.embed import Embedded, flatten_segments
+from stepclip.evaluate.verification import verify
+
+
+def literal_dtw(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x / np.linalg.norm(x, axis=1, keepdims=True), y / np.linalg.norm(y, axis=1, keepdims=True)
+    total = np.full((len(x) + 1, len(y) + 1), np.inf)
+    total[0, 0] = 0
+    for i in range(1, len(x) + 1):
+        for j in range(1, len(y) + 1):
+            cost = 1 - float(x[i - 1] @ y[j - 1])
+            total[i, j] = cost + min(total[i - 1, j - 1], total[i - 1, j], total[i, j - 1])
+    return float(total[-1, -1]) / (len(x) + len(y))
+
+
+def made(lengths: list[int], dim: int = 8, seed: int = 0) -> Embedded:
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    frames = torch.from_numpy(rng.normal(size=(offsets[-1], dim)).astype(np.float32))
+    times = np.concatenate([np.arange(n) / 4 for n in lengths])
+    video = torch.from_numpy(rng.normal(size=(len(lengths), dim)).astype(np.float32))
+    ids = tuple(f"v{i}" for i in range(len(lengths)))
+    return Embedded("made", ids, video, frames, times, offsets, np.array(lengths) / 4)
+
+
+def test_pooled_distances_by_hand() -> None:
+    e = made([1] * 5)
+    a, b = np.array([0, 1, 2]), np.array([3, 4, 2])
+    x, y = e.video.numpy().astype(float)[a], e.video.numpy().astype(float)[b]
+    cos = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    assert pooled(e.video, a, b) == pytest.approx(2 - 2 * cos, abs=1e-12)
+    assert pooled(e.video, a, b, "cos") == pytest.approx(1 - cos, abs=1e-12)
+    assert pooled(e.video, a, b, "l2") == pytest.approx(((x - y) ** 2).sum(1))
+    assert pooled(e.video, a, b, "l1") == pytest.approx(np.abs(x - y).sum(1))
+    assert pooled(e.video, a, b)[2] == 0
+    with pytest.raises(StepclipError, match="did you mean 'norm-l2'"):
+        pooled(e.video, a, b, "normL2")
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 20_000, 1 << 28])
+def test_alignment_equals_the_literal_dtw(chunk_bytes: int) -> None:
+    lengths = [1, 2, 5, 17, 9, 30, 3]
+    e = made(lengths)
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(7, size=25), rng.integers(7, size=25)
+    frames = e.frames.numpy().astype(float)
+    expected = [
+        literal_dtw(frames[e.offsets[i] : e.offsets[i + 1]], frames[e.offsets[j] : e.offsets[j + 1]])
+        for i, j in zip(a, b, strict=True)
+    ]
+    seen: list[int] = []
+    assert alignment(e, a, b, chunk_bytes=chunk_bytes, step=seen.append) == pytest.approx(expected, abs=1e-5)
+    assert sum(seen) == 25 and (len(seen) == 25) == (chunk_bytes == 1)
+    assert alignment(e, a[:0], b[:0]).shape == (0,)
+
+
+def test_alignment_knows_order_where_pooling_does_not(world) -> None:  # type: ignore[no-untyped-def]
+    """The planted world's mean frames hardly see two swapped steps; its ordered frames do."""
+    pairs = [p for p in world.manifest.pairs if p.matched or p.kind == "order"]
+    a, b = pair_rows(world.embedded, [(p.video_a, p.video_b) for p in pairs])
+    ordered = verify(alignment(world.embedded, a, b), pairs, world.manifest)
+    assert ordered.auc == 1
+    mean = verify(control_distances("mean-pool", raw(world), a, b), pairs, world.manifest)
+    assert mean.auc < 0.9
+
+
+def raw(world) -> Embedded:  # type: ignore[no-untyped-def]
+    from stepclip.evaluate.embed import embed_raw
+
+    return embed_raw(world.store, world.store.video_ids, device="cpu")
+
+
+def test_combined_uses_no_labels_and_no_units() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random(50), rng.random(50)
+    both = combined(x, y)
+    assert both == pytest.approx(0.5 * x / x.std() + 0.5 * y / y.std())
+    assert combined(1000 * x, y) == pytest.approx(both)
+    assert (both > 0).all()
+    assert combined(x, np.zeros(50)) == pytest.approx(0.5 * x / x.std())
+    assert combined(x, y, weight=0.0) == pytest.approx(x / x.std())
+
+
+def test_controls_on_the_planted_world(world) -> None:  # type: ignore[no-untyped-def]
+    base = raw(world)
+    pairs = world.manifest.pairs
+    a, b = pair_rows(base, [(p.video_a, p.video_b) for p in pairs])
+    scored = {name: verify(control_distances(name, base, a, b), pairs, world.manifest, resamples=10) for name in CONTROLS}
+    assert scored["clock"].auc == 0.5 and np.isnan(scored["clock"].wdr)
+    assert scored["dtw-raw"].auc == 1
+    assert control_distances("dtw-raw", base, a, b) == pytest.approx(alignment(base, a, b))
+    for i, pair in enumerate(pairs):
+        x, y = base.durations[base.row(pair.video_a)], base.durations[base.row(pair.video_b)]
+        assert control_distances("duration", base, a, b)[i] == pytest.approx(abs(x - y) / max(x, y))
+    with pytest.raises(StepclipError, match="did you mean 'clock'"):
+        control_distances("clok", base, a, b)
+
+
+def test_raw_is_the_mean_and_flat_the_segments(world) -> None:  # type: ignore[no-untyped-def]
+    base = raw(world)
+    frames = world.store.frames["1.2-p1"].astype(np.float32)
+    assert base.video[base.row("1.2-p1")].numpy() == pytest.approx(frames.mean(0), abs=1e-4)
+    edges = np.linspace(0, len(frames) - 2, 17).astype(int)
+    quarter = np.diff(edges) // 4
+    views = np.mean([frames[edges[:-1] + i * quarter] for i in (1, 2, 3)], axis=0)
+    flat = flatten_segments(base)
+    assert flat.video[base.row("1.2-p1")].numpy() == pytest.approx(views.ravel(), abs=1e-4)
+
+
+def test_unknown_video_is_named() -> None:
+    e = made([2, 3])
+    with pytest.raises(StepclipError, match="'v9' has no embedding"):
+        pair_rows(e, [("v0", "v9")])
+    assert pair_rows(e, [])[0].shape == (0,)
+    assert dataclasses.replace(e, name="x").row("v1") == 1
