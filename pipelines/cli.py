@@ -1,0 +1,382 @@
+"""The command line: a thin skin over `stages`, `inventory` and `demo`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..cache.errors import StepclipError
+
+app = typer.Typer(
+    name="stepclip",
+    help="Learn step-by-step videos from nothing but their written scripts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+index_app = typer.Typer(help="The search index of a run.", no_args_is_help=True)
+recipes_app = typer.Typer(help="The recipes of training runs.")
+cache_app = typer.Typer(help="The feature cache of a dataset.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(cache_app, name="cache")
+
+Root = Annotated[
+    Path, typer.Option("--root", help="Where data/, runs/ and indexes/ lie.", envvar="STEPCLIP_ROOT")
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Its name; may be left out where there is one.")
+]
+Run = Annotated[str | None, typer.Option("--run", help="Its name; may be left out where there is one.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+HERE = Path(".")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"stepclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    root: Root = HERE,
+    people: Annotated[int | None, typer.Option(min=2, help="People of the synthetic bench.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bench and of the training.")] = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Videos to answers on the synthetic bench: render, extract, train, evaluate, search, report."""
+    from .demo import run_demo
+
+    run_demo(_layout(root), people=people, seed=seed, device=device, progress=not quiet)
+
+
+@app.command()
+def benchlab(
+    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    people: Annotated[int | None, typer.Option(min=2, help="People who perform every procedure.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same videos.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Rendering processes; default: one per core.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Render the synthetic bench: mp4s of laboratory procedures, their scripts, and where each step really is."""
+    from ..extract.benchlab import make_benchlab
+
+    chosen = {} if people is None else {"people": people}
+    manifest = make_benchlab(out, seed=seed, workers=workers, progress=not quiet, **chosen)
+    typer.echo(f"{len(manifest)} videos, {len(manifest.pairs)} pairs in {out}")
+
+
+@app.command()
+def extract(
+    dataset: Annotated[
+        str | None, typer.Option(help="A known one (`stepclip datasets`), or a name for --manifest.")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="The folder of its videos.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="The folder of its released annotation files.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Your own CSV, TSV, JSONL or Parquet of video,steps.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="embedded, an OpenAI name (ViT-B/16), a hub name, a folder, a .pt file.",
+            show_default="embedded",
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="pyav, decord or ffmpeg (`stepclip backends`).", show_default="pyav")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second to keep.", show_default="4")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Or: this many frames of each video.")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Or: every n-th frame.")] = None,
+    paragraphs: Annotated[
+        str | None,
+        typer.Option(help="Scripts over 77 tokens: cut, sentences or chunks.", show_default="chunks"),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", show_default="auto")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Keep it as data/NAME; default: the dataset's name.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes.")] = None,
+    root: Root = HERE,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Stage 1: videos and scripts to a feature cache. Run it again to go on where it stopped.
+
+    Options not given are those of the last extraction of the same name. A video that cannot be read is listed with its
+    reason and the rest goes on; the exit code is 2 only when not one video could be read.
+    """
+    from .stages import extract_stage
+
+    done = extract_stage(
+        _layout(root),
+        dataset,
+        name,
+        device=device,
+        workers=workers,
+        progress=not quiet,
+        videos=videos,
+        annotations=annotations,
+        manifest=manifest,
+        encoder=encoder,
+        decoder=decoder,
+        fps=fps,
+        frames=frames,
+        every=every,
+        paragraphs=paragraphs,
+        precision=precision,
+    )
+    console = _console()
+    for note in done.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    console.print(done.report)
+    if done.missing:
+        console.print(
+            f"{len(done.missing)} videos of the annotations were not found: {done.paths.missing}",
+            markup=False,
+        )
+    console.print(f"features: {done.paths.features}", markup=False, highlight=False)
+    if not done.report.done + done.report.skipped:
+        raise StepclipError(
+            f"not one of {done.report.inputs} videos could be read; the table above says why",
+            "videos that decode, where the manifest says they are",
+        )
+
+
+@app.command()
+def train(
+    dataset: Dataset = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A name (`stepclip recipes`) or a YAML file.", show_default="weaksvr-corrected"),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Overrides a knob: --set optim.lr=1e-4. May be repeated."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Keep it as runs/RUN.", show_default="DATASET-RECIPE")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Makes the run repeatable; over the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from its last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of that name.")] = False,
+    root: Root = HERE,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Stage 2: train a recipe on the cached features of a dataset's training split."""
+    from .stages import train_stage
+
+    overrides = list(set_ or []) + ([] if seed is None else [f"seed={seed}"])
+    paths, result = train_stage(
+        _layout(root),
+        dataset,
+        recipe,
+        run,
+        overrides,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        progress=not quiet,
+    )
+    _console().print(
+        f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}: {paths.folder}",
+        markup=False,
+        highlight=False,
+    )
+
+
+@app.command(name="eval")
+def eval_(
+    dataset: Dataset = None,
+    run: Run = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val, test or all.", show_default="test; all where there are no splits"),
+    ] = None,
+    root: Root = HERE,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Stage 3: a run against its controls: verification, retrieval, step localisation, and an HTML report."""
+    from .stages import eval_stage
+
+    paths, results = eval_stage(_layout(root), dataset, run, split, device=device, progress=not quiet)
+    console = _console()
+    results.print(console)
+    console.print(
+        f"saved: {paths.folder}/results.json, results.md, report.html", markup=False, highlight=False
+    )
+
+
+@app.command()
+def report(
+    dataset: Dataset = None,
+    run: Run = None,
+    split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
+    root: Root = HERE,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate and write runs/RUN/report.html: tables, curves, timelines in one file."""
+    from .stages import eval_stage
+
+    paths, _ = eval_stage(_layout(root), dataset, run, split, device=device, progress=not quiet)
+    typer.echo(paths.folder / "report.html")
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help='What happens: "pour the blue liquid into the beaker".')],
+    dataset: Dataset = None,
+    run: Run = None,
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    by: Annotated[str, typer.Option(help="moment: a sentence somewhere; video: a whole script.")] = "moment",
+    json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the encoder's weights are now.", show_default="as extracted")
+    ] = None,
+    root: Root = HERE,
+    device: Device = "auto",
+) -> None:
+    """Which video, and when. Builds the index on first use."""
+    from .stages import search_stage
+
+    answers = search_stage(_layout(root), text, dataset, run, top, by, encoder=encoder, device=device)
+    if json_:
+        import json
+
+        typer.echo(json.dumps([answer.to_dict() for answer in answers], indent=2, ensure_ascii=False))
+        return
+    from .inventory import answers_table
+
+    _console().print(answers_table(text, answers))
+
+
+@index_app.command("build")
+def index_build(
+    dataset: Dataset = None,
+    run: Run = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.", show_default="all videos")] = None,
+    root: Root = HERE,
+    device: Device = "auto",
+) -> None:
+    """Build the index anew, in place of an earlier one."""
+    from .stages import index_stage
+
+    typer.echo(index_stage(_layout(root), dataset, run, split, device=device))
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        recipes_list()
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """The recipes that come with StepCLIP."""
+    from .inventory import recipes_table
+
+    _console().print(recipes_table())
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="A name or a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Overrides a knob. May be repeated.")
+    ] = None,
+) -> None:
+    """A recipe with every knob and the reason beside it."""
+    from ..train import load_recipe
+
+    typer.echo(str(load_recipe(name, list(set_ or []))), nl=False)
+
+
+@app.command()
+def backends() -> None:
+    """The decoders: which are usable here, and how to install the rest."""
+    from .inventory import backends_table
+
+    _console().print(backends_table())
+
+
+@app.command()
+def datasets(root: Root = HERE) -> None:
+    """The datasets StepCLIP can read, and those that are extracted here."""
+    from .inventory import datasets_table
+
+    _console().print(datasets_table(_layout(root)))
+
+
+@cache_app.command("status")
+def cache_status(dataset: Dataset = None, root: Root = HERE) -> None:
+    """What is extracted, what failed and why, what is missing. Exit code 1 when anything is not there."""
+    from .inventory import status_table
+
+    table, whole = status_table(_layout(root), dataset)
+    _console().print(table)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _layout(root: Path) -> Any:
+    from .paths import Layout
+
+    return Layout(root.expanduser())
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # a pipe or a log file gets whole lines, not those of an 80-column terminal
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def main() -> int:
+    """The entry point: exit code 0, 2 for bad input (message on stderr, no traceback), 130 for Ctrl-C.
+
+    STEPCLIP_DEBUG=1 shows the traceback.
+    """
+    try:
+        app(prog_name="stepclip")
+    except KeyboardInterrupt:
+        return 130
+    except (StepclipError, OSError) as error:
+        if os.environ.get("STEPCLIP_DEBUG", "") not in ("", "0"):
+            raise
+        message = (
+            str(error)
+            if isinstance(error, StepclipError)
+            else f"{error.strerror or error}: {error.filename or ''}"
+        )
+        print(f"stepclip: {message}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,116 @@
+"""What is there: backends, datasets, recipes, the state of a cache, the answers to a query, each as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .paths import Layout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..evaluate.search import Answer
+
+
+def _table(*heads: str, title: str | None = None) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: Any, style: str | None = None) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(str(cell)) for cell in cells), style=style)  # Text: data is never markup
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss.s, or h:mm:ss beyond an hour."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+    tenths = round(seconds * 10)
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
+def answers_table(text: str, answers: Sequence[Answer]) -> Table:
+    table = _table("score", "from", "to", "video", "step of its script", "file", title=f'"{text}"')
+    for answer in answers:
+        span = (clock(answer.start), clock(answer.end))
+        _row(table, f"{answer.score:.3f}", *span, answer.video_id, answer.step, answer.path)
+    return table
+
+
+def recipes_table() -> Table:
+    from ..train import list_recipes, load_recipe
+
+    table = _table("recipe", "epochs", "batch", "frames", "width x depth", "step labels")
+    for name in list_recipes():
+        r = load_recipe(name)
+        size = f"{r.model.width} x {r.model.depth}"
+        _row(table, name, r.train.epochs, r.data.batch, r.model.frames, size, r.loss.labels)
+    return table
+
+
+def backends_table() -> Table:
+    from ..extract.decoders import backends
+
+    table = _table("backend", "kind", "usable", "version", "to install")
+    for backend in backends():
+        usable = "yes" if backend.usable else "no"
+        _row(
+            table,
+            backend.name,
+            backend.kind,
+            usable,
+            backend.version or "",
+            "" if backend.usable else backend.install,
+        )
+    return table
+
+
+def datasets_table(layout: Layout) -> Table:
+    from ..cache.manifest import Manifest
+    from ..extract.datasets import DATASETS
+
+    table = _table("dataset", "known", "extracted here", "videos", "splits")
+    there = layout.datasets()
+    for name in [*DATASETS, *(name for name in there if name not in DATASETS)]:
+        known = "yes" if name in DATASETS else ""
+        if name not in there:
+            _row(table, name, known, "", "", "")
+            continue
+        paths = layout.dataset(name)
+        manifest = Manifest.read(paths.manifest)
+        counts = Counter(row.split or "none" for row in manifest)
+        splits = ", ".join(f"{split} {count}" for split, count in counts.items())
+        _row(table, name, known, str(paths.folder), len(manifest), splits)
+    return table
+
+
+def status_table(layout: Layout, dataset: str | None) -> tuple[Table, bool]:
+    """The table, and whether every video of the manifest has features."""
+    from ..cache.manifest import Manifest
+    from ..cache.store import FeatureStore
+
+    paths = layout.choose_dataset(dataset)
+    manifest = Manifest.read(paths.manifest)
+    with FeatureStore.open(paths.features) as store:
+        failures = {f.video_id: f for f in store.failures() if f.video_id not in store}
+        done = [row for row in manifest if row.video_id in store]
+        failed = Counter(failures[row.video_id].reason for row in manifest if row.video_id in failures)
+        table = _table("state", "videos", "what to do", title=f"{paths.features}  {store.fingerprint.digest}")
+        _row(table, "done", len(done), "")
+        for reason, count in failed.most_common():
+            examples = [f.path for f in failures.values() if f.reason == reason]
+            _row(table, f"failed: {reason}", count, examples[0] + (" ..." if count > 1 else ""))
+        left = len(manifest) - len(done) - sum(failed.values())
+        if left:
+            _row(table, "not extracted yet", left, f"stepclip extract --dataset {paths.name}")
+        _row(table, "all", len(manifest), "", style="bold")
+    return table, len(done) == len(manifest)

@@ -1,0 +1,335 @@
+"""The stages over one root: what the command line, the demo and a notebook call. Each finds its input by name.
+
+`extract_stage` -> data/<name>/, `train_stage` -> runs/<run>/, `eval_stage` -> runs/<run>/results.json and report.html,
+`index_stage` -> indexes/<run>/, `search_stage` -> answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cache.errors import StepclipError, nearest
+from ..cache.files import read_json, write_atomically
+from .paths import DatasetPaths, Layout, RunPaths, record
+
+if TYPE_CHECKING:
+    from ..cache.manifest import Manifest
+    from ..evaluate.results import Results
+    from ..evaluate.search import Answer
+    from ..extract.engine import ExtractionReport
+    from ..train.trainer import FitResult
+
+DEFAULTS: dict[str, Any] = {
+    "videos": None,
+    "annotations": None,
+    "manifest": None,
+    "encoder": "embedded",
+    "decoder": "pyav",
+    "fps": None,
+    "frames": None,
+    "every": None,
+    "paragraphs": "chunks",
+    "precision": "auto",
+}
+SAMPLING = ("fps", "frames", "every")
+
+
+@dataclass
+class Extraction:
+    """What `extract_stage` did: where it put things, the engine's account, what was not found."""
+
+    paths: DatasetPaths
+    report: ExtractionReport
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def extract_stage(
+    layout: Layout,
+    dataset: str | None = None,
+    name: str | None = None,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Extraction:
+    """Stage one: videos and scripts to `data/<name>/manifest` and `data/<name>/features`. Resumes what it finds.
+
+    `dataset` is an adapter's name (`stepclip datasets`) or, with `manifest=FILE`, any name; `name` keeps it under
+    another one. `options` are the keys of DEFAULTS; one that is not given is as in the last extraction of this name,
+    so that a second call needs only the name. StepclipError for bad input, before anything is written.
+    """
+    from ..cache.manifest import Manifest
+    from ..extract.encoders import load_encoder
+    from ..extract.engine import extract
+
+    if unknown := [key for key in options if key not in DEFAULTS]:
+        raise TypeError(f"unknown option {unknown[0]!r}")
+    given = {key: value for key, value in options.items() if value is not None}
+    if dataset is None and name is None and "manifest" in given:
+        name = _name_from(given["manifest"])
+    paths = layout.dataset(name or dataset) if (name or dataset) else layout.choose_dataset(None)
+    settings = _settings(paths, dataset, given)
+    loaded, missing, notes = _load(layout, paths, settings)
+    _refuse_other_videos(paths, loaded)
+    sampling = _sampling(settings)
+    encoder = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
+
+    new = not paths.manifest.exists()
+    if new:
+        loaded.write(paths.manifest)
+    if not (paths.features / "cache.json").exists():
+        record(paths.settings, **settings)
+    report = extract(
+        loaded,
+        paths.features,
+        encoder=encoder,
+        decoder=settings["decoder"],
+        sampling=sampling,
+        paragraph_mode=settings["paragraphs"],
+        workers=workers,
+        progress=progress,
+    )
+    if not new:
+        loaded.write(paths.manifest)
+    record(paths.settings, **settings)
+    with write_atomically(paths.missing, "w") as file:
+        file.writelines(f"{line}\n" for line in missing)
+    return Extraction(paths, report, missing, notes)
+
+
+def train_stage(
+    layout: Layout,
+    dataset: str | None = None,
+    recipe: str | None = None,
+    run: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[RunPaths, FitResult]:
+    """Stage two: train `recipe` (a name or a YAML file) on the training split; the run is `<dataset>-<recipe>` unless named.
+
+    Step times are taken out of the manifest first: training never sees them.
+    """
+    from ..cache.manifest import Manifest
+    from ..train import fit, list_recipes, load_recipe
+
+    paths = layout.choose_dataset(dataset)
+    if recipe is None:
+        recipe = paths.name if paths.name in list_recipes() else "weaksvr-corrected"
+    resolved = load_recipe(recipe, list(overrides))
+    out = layout.run(run or f"{paths.name}-{resolved.name}")
+    manifest = training_part(Manifest.read(paths.manifest)).without_truth()
+    result = fit(
+        resolved,
+        paths.features,
+        manifest,
+        out.folder,
+        resume=resume,
+        device=device,
+        progress=progress,
+        overwrite=overwrite,
+    )
+    record(out.source, dataset=paths.name)
+    return out, result
+
+
+def training_part(manifest: Manifest) -> Manifest:
+    """The training split; everything, where the manifest has no splits at all."""
+    part = manifest.split("train")
+    if len(part):
+        return part
+    if splits := sorted({row.split for row in manifest if row.split}):
+        raise StepclipError(
+            f"no video of split 'train'; the manifest has: {', '.join(splits)}",
+            "videos to train on: split = train, or no column split at all (then all are used)",
+        )
+    return manifest
+
+
+def default_split(manifest: Manifest) -> str:
+    """ "test" where the manifest has such rows, else "all"."""
+    return "test" if any(row.split == "test" for row in manifest) else "all"
+
+
+def eval_stage(
+    layout: Layout,
+    dataset: str | None = None,
+    run: str | None = None,
+    split: str | None = None,
+    *,
+    device: str = "auto",
+    report: bool = True,
+    progress: bool = True,
+) -> tuple[RunPaths, Results]:
+    """Stage three: verification, retrieval, localisation beside their controls; results.json, results.md, report.html."""
+    from ..cache.manifest import Manifest
+    from ..cache.store import FeatureStore
+    from ..evaluate import evaluate, write_report
+
+    paths, chosen = layout.choose_both(dataset, run)
+    manifest = Manifest.read(paths.manifest)
+    results = evaluate(
+        chosen.folder,
+        paths.features,
+        manifest,
+        split or default_split(manifest),
+        device=device,
+        progress=progress,
+    )
+    results.save(chosen.folder)
+    if report:
+        with FeatureStore.open(paths.features) as store:
+            write_report(chosen.folder, results, store, manifest)
+    return chosen, results
+
+
+def index_stage(
+    layout: Layout,
+    dataset: str | None = None,
+    run: str | None = None,
+    split: str | None = None,
+    *,
+    device: str = "auto",
+) -> Path:
+    """Build `indexes/<run>/` over every video that has features (or those of one split), in place of an earlier one."""
+    from ..cache.manifest import Manifest
+    from ..evaluate import build_index
+
+    paths, chosen = layout.choose_both(dataset, run)
+    manifest = Manifest.read(paths.manifest)
+    out = layout.index(chosen.name)
+    part = manifest if split in (None, "all") else manifest.split(str(split))
+    if not len(part):
+        raise StepclipError(f"no video of split {split!r} in {paths.name}", "train, val, test or all")
+    build_index(chosen.folder, paths.features, part, out, device=device)
+    record(out / "source.json", dataset=paths.name, run=chosen.name)
+    return out
+
+
+def search_stage(
+    layout: Layout,
+    text: str,
+    dataset: str | None = None,
+    run: str | None = None,
+    top: int = 5,
+    by: str = "moment",
+    *,
+    encoder: str | None = None,
+    device: str = "auto",
+) -> list[Answer]:
+    """The best `top` videos for a text, with the seconds where it happens. Builds the index when there is none or an old one."""
+    from ..evaluate import SearchIndex
+    from ..extract.encoders import load_encoder
+
+    if not text.strip():
+        raise StepclipError(
+            "the text to search for is empty", "a sentence", 'stepclip search "stir the liquid"'
+        )
+    paths, chosen = layout.choose_both(dataset, run)
+    folder = layout.index(chosen.name)
+    if _index_is_old(folder, paths, chosen):
+        index_stage(layout, paths.name, chosen.name, device=device)
+    spec = encoder or _settings(paths, None, {})["encoder"]
+    return SearchIndex.open(folder).search(text, load_encoder(spec, device=device), top, by)
+
+
+def _index_is_old(folder: Path, paths: DatasetPaths, run: RunPaths) -> bool:
+    """No index, one over another dataset, or one that is older than the features or the checkpoint."""
+    meta = folder / "meta.json"
+    if not meta.is_file():
+        return True
+    source = folder / "source.json"
+    if not source.is_file() or read_json(source).get("dataset") != paths.name:
+        return True
+    made = meta.stat().st_mtime
+    newer = [*(paths.features / "shards").glob("*.parquet"), *run.folder.glob("checkpoints/*")]
+    return any(os.stat(path).st_mtime > made for path in newer)
+
+
+def _name_from(manifest: str | os.PathLike[str]) -> str:
+    stem = Path(manifest).stem
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in stem).strip(".-_+")
+        or "mine"
+    )
+
+
+def _settings(paths: DatasetPaths, dataset: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of this extraction: those given, else those of the last one, else the defaults."""
+    kept: dict[str, Any] = read_json(paths.settings) if paths.settings.is_file() else {}
+    kept = {key: kept.get(key, value) for key, value in DEFAULTS.items()} | {"dataset": kept.get("dataset")}
+    if any(key in given for key in SAMPLING):
+        kept |= dict.fromkeys(SAMPLING)
+    for key in ("videos", "annotations", "manifest", "encoder"):
+        if key in given:
+            value = os.path.expanduser(str(given[key]))
+            is_path = key != "encoder" or os.path.exists(value)
+            given = {**given, key: os.path.abspath(value) if is_path else value}
+    return kept | given | {"dataset": dataset or kept["dataset"]}
+
+
+def _sampling(settings: dict[str, Any]) -> Any:
+    from ..extract.decoders import Sampling
+
+    given = {key: settings[key] for key in SAMPLING if settings[key] is not None}
+    if len(given) > 1:
+        raise StepclipError(
+            f"{' and '.join('--' + key for key in given)} together", "one of --fps, --frames, --every"
+        )
+    return Sampling(**{**dict.fromkeys(SAMPLING), **given}) if given else Sampling()
+
+
+def _load(
+    layout: Layout, paths: DatasetPaths, settings: dict[str, Any]
+) -> tuple[Manifest, list[str], list[str]]:
+    """The manifest of a dataset, from the user's file, its adapter, or what an earlier extraction kept."""
+    from ..cache.manifest import Manifest
+    from ..extract.datasets import DATASETS, load_dataset
+
+    dataset = settings["dataset"] or paths.name
+    if settings["manifest"] is not None:
+        return Manifest.read(settings["manifest"]), [], []
+    if dataset in DATASETS:
+        videos = settings["videos"]
+        if dataset == "benchlab" and videos is None:
+            videos = str(paths.folder)
+        loaded = load_dataset(dataset, videos, settings["annotations"])
+        return loaded.manifest, list(loaded.missing), list(loaded.notes)
+    if paths.name in layout.datasets():
+        return Manifest.read(paths.manifest), [], []
+    raise StepclipError(
+        f"no dataset {dataset!r}{nearest(dataset, DATASETS)}",
+        f"a known one ({', '.join(DATASETS)}), or --manifest FILE with your own videos",
+        f"stepclip extract --dataset {dataset} --manifest videos.csv",
+    )
+
+
+def _refuse_other_videos(paths: DatasetPaths, loaded: Manifest) -> None:
+    """A cache knows videos by id: the same id must not come to mean another file or another part of it."""
+    from ..cache.manifest import Manifest
+
+    if not paths.manifest.exists() or not (paths.features / "cache.json").exists():
+        return
+    before = {row.video_id: row for row in Manifest.read(paths.manifest)}
+    for row in loaded:
+        old = before.get(row.video_id)
+        if old and (Path(old.path).name, old.start, old.end) != (Path(row.path).name, row.start, row.end):
+            raise StepclipError(
+                f"dataset {paths.name!r} already holds another video under the id {row.video_id!r}:\n"
+                f"  there: {old.path} ({_part(old)})\n  now:   {row.path} ({_part(row)})",
+                "the same ids for the same videos",
+                "give the new ones a dataset of their own, with --name",
+            )
+
+
+def _part(row: Any) -> str:
+    return "whole" if row.start is None and row.end is None else f"{row.start or 0:g} to {row.end or 'end'} s"
