@@ -48,6 +48,7 @@ class ShardRows:
     digest: str
     dtype: str
     dim: int
+    places: tuple[int, int]  # bytes before the features and before the times in the data file
     committed: int  # nanoseconds since 1970
     ids: list[str]
     first: list[int]
@@ -114,7 +115,7 @@ def read_about(folder: Path) -> CacheInfo | None:
 def scan(
     folder: Path, digest: str, known: dict[str, ShardRows] | None = None
 ) -> tuple[list[ShardRows], list[str]]:
-    """The committed shards of this fingerprint, and in words what else lies there; `known`: rows read before."""
+    """The committed shards of this fingerprint, and in words what else lies there; `known` is kept."""
     shards: list[ShardRows] = []
     problems: list[str] = []
     try:
@@ -154,14 +155,17 @@ def read_rows(path: Path) -> ShardRows:
 
     try:
         with open(path, "rb") as file:
-            table = pq.ParquetFile(file).read(use_threads=False)
+            table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
         about = json.loads(table.schema.metadata[ROWS_KEY])
+        if not table.num_rows:
+            raise ValueError("no rows")
         return ShardRows(
             file=path.with_suffix(".h5"),
             bytes=int(about["bytes"]),
             digest=about["digest"],
             dtype=about["dtype"],
             dim=int(about["dim"]),
+            places=(int(about["features_at"]), int(about["times_at"])),
             committed=int(about["committed"]),
             ids=table["video_id"].to_pylist(),
             first=table["first"].to_pylist(),
@@ -191,8 +195,7 @@ def map_shard(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
                 and features.dtype == np.dtype(rows.dtype)
                 and times.shape == (count,)
                 and file.attrs["digest"] == rows.digest
-                and None not in places
-                and max(places[0] + features.nbytes, places[1] + times.nbytes) <= rows.bytes
+                and places == rows.places
             )
     except (OSError, KeyError, RuntimeError, AttributeError) as error:
         raise StepclipError(
@@ -273,6 +276,8 @@ def read_failures(folder: Path) -> list[Failure]:
         if line.strip():
             try:
                 failure = Failure(**json.loads(line))
+                if not isinstance(failure.video_id, str):
+                    raise TypeError("no video id")
             except (ValueError, TypeError):
                 _log.warning("%s, line %d cannot be read and is left out", path, number)
                 continue

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import StepclipError, nearest
+from .files import TEMPORARY
 from .fingerprint import Fingerprint
 from .layout import (
     KINDS,
@@ -60,9 +61,6 @@ class FeatureStore:
 
     def __init__(self, path: Path, about: CacheInfo, shards: list[ShardRows], problems: list[str]) -> None:
         self.path, self.fingerprint, self.dim, self.dtype = path, about.fingerprint, about.dim, about.dtype
-        self.problems: tuple[str, ...] = tuple(
-            problems
-        )  # unreadable or half-written things, which count as missing
         # the newest intact copy of a video wins
         self._shards = sorted(shards, key=lambda rows: (not rows.fault(), rows.committed, rows.file.name))
         where = {
@@ -71,6 +69,13 @@ class FeatureStore:
             for row, video_id in enumerate(rows.ids)
         }
         self._where = dict(sorted(where.items()))
+        lost = [
+            fault
+            for shard in sorted({s for s, _ in where.values()})
+            if (fault := self._shards[shard].fault())
+        ]
+        # all that is unreadable, half-written or lost, in words
+        self.problems: tuple[str, ...] = (*problems, *lost)
         self.video_ids: tuple[str, ...] = tuple(self._where)
         self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._text: dict[str, TextTable] | None = None
@@ -102,9 +107,11 @@ class FeatureStore:
                 "stepclip extract under another DATASET name or --root, or ask for what the cache holds",
             )
         shards, problems = scan(folder, about.fingerprint.digest)
-        for problem in problems:
-            _log.warning("%s: %s; it counts as missing", folder, problem)
-        return cls(folder, about, shards, problems)
+        store = cls(folder, about, shards, problems)
+        for problem in store.problems:
+            if TEMPORARY not in problem:  # most likely a writer at work
+                _log.warning("%s: %s", folder, problem)
+        return store
 
     # ---- frames
 

@@ -7,6 +7,7 @@ folder, each with a writer of its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import StepclipError
-from .files import locked, write_atomically, write_json
+from .files import TEMPORARY, locked, write_atomically, write_json
 from .fingerprint import Fingerprint
 from .layout import (
     KINDS,
@@ -41,6 +42,7 @@ from .layout import (
 __all__ = ["FeatureWriter"]
 
 SHARD_BYTES = 64 << 20  # a shard is also full at this size, so that long videos do not fill the memory
+_log = logging.getLogger("stepclip")
 _DTYPES = ("float16", "float32")
 
 
@@ -86,6 +88,12 @@ class FeatureWriter:
         self._closed = False
         self._claim_folder()
         self._done = self.done()
+        for problem in scan(self.path, fingerprint.digest, self._known)[1]:
+            if TEMPORARY not in problem:  # most likely another writer at work
+                _log.warning("%s: %s; what it held is done again", self.path, problem)
+        for rows in self._known.values():
+            if fault := rows.fault():
+                _log.warning("%s: what it held is done again", fault)
 
     def _claim_folder(self) -> None:
         about = read_about(self.path)
@@ -182,14 +190,14 @@ class FeatureWriter:
             return
         videos = list(self._waiting.values())
         checksums = [zlib.crc32(video.times.data, zlib.crc32(video.features.data)) for video in videos]
-        image = self._image(videos, checksums)
+        image, places = self._image(videos, checksums)
         shard = self._place(image)
-        self._write_rows(shard, len(image), videos, checksums)
+        self._write_rows(shard, {"bytes": len(image), **places}, videos, checksums)
         self._done |= self._waiting.keys()
         self._waiting = {}
         self._forgive({video.video_id for video in videos})
 
-    def _image(self, videos: list[_Video], checksums: list[int]) -> bytes:
+    def _image(self, videos: list[_Video], checksums: list[int]) -> tuple[bytes, dict[str, int]]:
         """The whole HDF5 file, made in memory: a full disk then fails in a plain write, not inside HDF5."""
         import h5py
 
@@ -205,7 +213,9 @@ class FeatureWriter:
             file.create_dataset("crc32", data=np.array(checksums, np.uint32))
             file.create_dataset("ids", data=[video.video_id for video in videos], dtype=h5py.string_dtype())
             file.flush()
-            return file.id.get_file_image()
+            return file.id.get_file_image(), {
+                f"{key}_at": file[key].id.get_offset() for key in ("features", "times")
+            }
 
     def _place(self, image: bytes) -> Path:
         """Put the data under the next free name; two writers of one name never share a shard."""
@@ -221,12 +231,14 @@ class FeatureWriter:
             except FileExistsError:
                 continue
 
-    def _write_rows(self, shard: Path, size: int, videos: list[_Video], checksums: list[int]) -> None:
+    def _write_rows(
+        self, shard: Path, data: dict[str, int], videos: list[_Video], checksums: list[int]
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         frames = [len(video.features) for video in videos]
-        about = {**_account(self), "bytes": size, "committed": time.time_ns()}
+        about = {**_account(self), **data, "committed": time.time_ns()}
         table = pa.table(
             {
                 "video_id": pa.array([video.video_id for video in videos], pa.string()),
@@ -238,7 +250,7 @@ class FeatureWriter:
         ).replace_schema_metadata({ROWS_KEY: json.dumps(about)})
         try:
             with write_atomically(shard.with_suffix(".parquet")) as file:
-                pq.write_table(table, file)
+                pq.write_table(table, file, write_page_checksum=True)
         except BaseException:
             shard.unlink(missing_ok=True)  # data without rows would only take up room
             raise
@@ -267,7 +279,7 @@ class FeatureWriter:
         for string in strings:
             _storable(string)
         with locked(self.path / ".lock"):
-            tables = self._texts()
+            tables = self._texts(put_aside=True)
             rows = {string: row for row, string in reversed(list(enumerate(strings)))}
             table = tables.get(kind)
             fresh = [
@@ -303,8 +315,15 @@ class FeatureWriter:
         with write_atomically(self.path / "text.h5") as target:
             target.write(image)
 
-    def _texts(self) -> dict[str, TextTable]:
-        return read_texts(self.path / "text.h5", self.fingerprint.digest)
+    def _texts(self, put_aside: bool = False) -> dict[str, TextTable]:
+        """What text.h5 holds; a damaged one counts as missing, and is named."""
+        try:
+            return read_texts(self.path / "text.h5", self.fingerprint.digest)
+        except StepclipError as error:
+            _log.warning("%s: its texts are encoded again", error.found)
+            if put_aside:
+                os.replace(self.path / "text.h5", self.path / "text.damaged.h5")
+            return {}
 
     # ---- failures
 
