@@ -10,11 +10,27 @@ if TYPE_CHECKING:
     from .trainer import FitResult, fit
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "load_checkpoint": "checkpoint", "ModelOutput": "model", "StepModel": "model",
-    "Recipe": "recipe", "list_recipes": "recipe", "load_recipe": "recipe", "FitResult": "trainer", "fit": "trainer",
-}  # fmt: skip
-__all__ = ["Checkpoint", "FitResult", "ModelOutput", "Recipe", "StepModel", "fit", "list_recipes", "load_checkpoint",
-           "load_recipe"]  # fmt: skip
+    "Checkpoint": "checkpoint",
+    "load_checkpoint": "checkpoint",
+    "ModelOutput": "model",
+    "StepModel": "model",
+    "Recipe": "recipe",
+    "list_recipes": "recipe",
+    "load_recipe": "recipe",
+    "FitResult": "trainer",
+    "fit": "trainer",
+}
+__all__ = [
+    "Checkpoint",
+    "FitResult",
+    "ModelOutput",
+    "Recipe",
+    "StepModel",
+    "fit",
+    "list_recipes",
+    "load_checkpoint",
+    "load_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """The WeakSVR head on cached features: input layers, a light transformer, frame and video embeddings.
 
-`methods/weaksvr.md` 3.3; the defaults of `ModelConfig` are the released shape (18.9 M parameters) with its attention
-scale and position start corrected.
+`methods/weaksvr.md` 3.3; the defaults of `ModelConfig` are the released shape (18.9 M parameters) with its
+attention scale and position start corrected.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Block(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Frames (B, N, E) -> video (B, E): flatten + linear (the paper's), or a mean or attention in front of a linear."""
+    """Frames (B, N, E) -> video (B, E): flatten + linear (the paper's), or a mean or attention in front of a
+    linear."""
 
     def __init__(self, kind: str, frames: int, dim: int, residual: bool) -> None:
         super().__init__()
@@ -74,14 +75,24 @@ class Pooling(nn.Module):
 
 
 class StepModel(nn.Module):
-    """Frame features (B, N, feature_dim), N = `frames` = `config.frames` -> `ModelOutput` in the space of the text features.
+    """Frame features (B, N, feature_dim), N = `frames` = `config.frames` -> `ModelOutput` in the space of the
+    text features.
 
     Two learnable log temperatures: `log_scale_video` (coarse loss) and `log_scale_frame` (fine loss).
     """
 
+    feature_mean: Tensor
+    feature_std: Tensor
+    positions: Tensor
+
     def __init__(self, config: ModelConfig, feature_dim: int, text_dim: int) -> None:
         super().__init__()
-        self.config, self.frames, self.feature_dim, self.text_dim = config, config.frames, feature_dim, text_dim
+        self.config, self.frames, self.feature_dim, self.text_dim = (
+            config,
+            config.frames,
+            feature_dim,
+            text_dim,
+        )
         width, tokens = config.width, config.frames + config.cls
         self.norm = nn.LayerNorm(feature_dim) if config.input_norm == "layernorm" else None
         if config.input_norm == "standardise":
@@ -114,7 +125,8 @@ class StepModel(nn.Module):
     def forward(self, frames: Tensor) -> ModelOutput:
         if frames.ndim != 3 or frames.shape[1] != self.frames or frames.shape[2] != self.feature_dim:
             raise StepclipError(
-                f"frames of shape {tuple(frames.shape)}", f"(B, {self.frames}, {self.feature_dim}): views of this model"
+                f"frames of shape {tuple(frames.shape)}",
+                f"(B, {self.frames}, {self.feature_dim}): views of this model",
             )
         x = self.input(self._normalised(frames))
         if self.cls is not None:
@@ -137,7 +149,8 @@ class StepModel(nn.Module):
 
     @torch.no_grad()
     def standardise_on(self, features: Tensor) -> None:
-        """Take mean and spread of `features` (M, feature_dim), the training frames; only with that input_norm."""
+        """Take mean and spread of `features` (M, feature_dim), the training frames; only with that
+        input_norm."""
         if self.config.input_norm == "standardise":
             self.feature_mean.copy_(features.float().mean(0))
             self.feature_std.copy_(features.float().std(0, correction=0).clamp(min=1e-4))

@@ -25,13 +25,19 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    batch: Count = Field(32, description="videos of one step; more negatives for the coarse loss")
-    same_task: Share = Field(0.0, description="share of batches drawn from few tasks: near-identical scripts meet")
-    feature_noise: Weight = Field(0.0, description="noise added to frame features, in units of their mean size")
-    frame_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="chance that a frame is replaced by the one before it"
+    batch: Count = Field(default=32, description="videos of one step; more negatives for the coarse loss")
+    same_task: Share = Field(
+        default=0.0, description="share of batches drawn from few tasks: near-identical scripts meet"
     )
-    val_tasks: Annotated[int, Field(ge=0)] = Field(0, description="whole training tasks held out, to watch the loss on")
+    feature_noise: Weight = Field(
+        default=0.0, description="noise added to frame features, in units of their mean size"
+    )
+    frame_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="chance that a frame is replaced by the one before it"
+    )
+    val_tasks: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="whole training tasks held out, to watch the loss on"
+    )
 
     @field_validator("same_task", mode="before")
     @classmethod
@@ -40,63 +46,97 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    frames: Count = Field(16, description="rows of a view: one per equal part of the video")
-    width: Count = Field(1024, description="width of the transformer")
-    depth: Annotated[int, Field(ge=0)] = Field(2, description="transformer layers")
-    heads: Count = Field(8, description="attention heads")
-    head_dim: Count = Field(64, description="width of one head")
-    mlp_ratio: Positive = Field(2.0, description="width of the hidden layer of a block, over the model's width")
-    hidden: bool = Field(True, description="a second input layer with ReLU (ffn3 of the released model)")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="dropout in the blocks")
-    input_norm: Literal["none", "layernorm", "l2", "standardise"] = Field(
-        "layernorm", description="what is done to raw features first; standardise: mean and spread of the training set"
+    frames: Count = Field(default=16, description="rows of a view: one per equal part of the video")
+    width: Count = Field(default=1024, description="width of the transformer")
+    depth: Annotated[int, Field(ge=0)] = Field(default=2, description="transformer layers")
+    heads: Count = Field(default=8, description="attention heads")
+    head_dim: Count = Field(default=64, description="width of one head")
+    mlp_ratio: Positive = Field(
+        default=2.0, description="width of the hidden layer of a block, over the model's width"
     )
-    positions: Literal["learned", "sinusoidal", "none"] = Field("learned", description="where in the video a frame is")
-    cls: bool = Field(True, description="a learned token in front, dropped at the end (a register)")
-    attention_scale: Literal["head", "width"] = Field("head", description="width: the released model's, a defect")
-    pooling: Literal["flatten", "mean", "attention"] = Field("flatten", description="frames to video; flatten keeps order")
-    residual: bool = Field(True, description="H = unit CLIP feature + correction that starts at 0: keeps zero-shot text")
-    video_residual: bool = Field(False, description="v = mean of unit H + correction that starts at 0")
-    scale: Annotated[float, Field(ge=1, le=100)] = Field(1 / 0.07, description="both logit scales at the start")
+    hidden: bool = Field(
+        default=True, description="a second input layer with ReLU (ffn3 of the released model)"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="dropout in the blocks")
+    input_norm: Literal["none", "layernorm", "l2", "standardise"] = Field(
+        default="layernorm",
+        description="what is done to raw features first; standardise: mean and spread of the training set",
+    )
+    positions: Literal["learned", "sinusoidal", "none"] = Field(
+        default="learned", description="where in the video a frame is"
+    )
+    cls: bool = Field(default=True, description="a learned token in front, dropped at the end (a register)")
+    attention_scale: Literal["head", "width"] = Field(
+        default="head", description="width: the released model's, a defect"
+    )
+    pooling: Literal["flatten", "mean", "attention"] = Field(
+        default="flatten", description="frames to video; flatten keeps order"
+    )
+    residual: bool = Field(
+        default=True, description="H = unit CLIP feature + correction that starts at 0: keeps zero-shot text"
+    )
+    video_residual: bool = Field(
+        default=False, description="v = mean of unit H + correction that starts at 0"
+    )
+    scale: Annotated[float, Field(ge=1, le=100)] = Field(
+        default=1 / 0.07, description="both logit scales at the start"
+    )
 
 
 class LossConfig(Section):
-    coarse: Weight = Field(1.0, description="weight of video against paragraph")
+    coarse: Weight = Field(default=1.0, description="weight of video against paragraph")
     coarse_form: Literal["plain", "multi", "mil", "exclude"] = Field(
-        "multi", description="what other videos of the same procedure are: wrong (plain), right (multi, mil), left out"
+        default="multi",
+        description="what other videos of the same procedure are: wrong (plain), right (multi, mil), unused",
     )
-    fine: Weight = Field(1.0, description="weight of frame against sentence, image side")
-    fine_text: Weight = Field(1.0, description="weight of sentence against frames, text side")
-    labels: Literal["viterbi", "visit-all", "uniform"] = Field("viterbi", description="how pseudo-labels are made")
-    text_form: Literal["mean", "mil"] = Field("mean", description="text side over the frames of a sentence")
+    fine: Weight = Field(default=1.0, description="weight of frame against sentence, image side")
+    fine_text: Weight = Field(default=1.0, description="weight of sentence against frames, text side")
+    labels: Literal["viterbi", "visit-all", "uniform"] = Field(
+        default="viterbi", description="how pseudo-labels are made"
+    )
+    text_form: Literal["mean", "mil"] = Field(
+        default="mean", description="text side over the frames of a sentence"
+    )
 
 
 class OptimConfig(Section):
-    lr: Positive = Field(5e-4, description="peak learning rate")
-    weight_decay: Weight = Field(0.01, description="on matrices only, not on biases, norms, positions, temperatures")
-    warmup: Share = Field(0.05, description="share of the steps that lead up to the peak")
-    final_lr: Share = Field(0.01, description="end of the cosine, over the peak")
-    clip: Weight = Field(1.0, description="largest gradient norm; 0 = no limit")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the averaged weights; 0 = none")
+    lr: Positive = Field(default=5e-4, description="peak learning rate")
+    weight_decay: Weight = Field(
+        default=0.01, description="on matrices only, not on biases, norms, positions, temperatures"
+    )
+    warmup: Share = Field(default=0.05, description="share of the steps that lead up to the peak")
+    final_lr: Share = Field(default=0.01, description="end of the cosine, over the peak")
+    clip: Weight = Field(default=1.0, description="largest gradient norm; 0 = no limit")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="decay of the averaged weights; 0 = none"
+    )
 
 
 class TrainConfig(Section):
-    epochs: Count = Field(300, description="passes over the training videos")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
-    log_every: Count = Field(20, description="steps between two lines of the log; the only time the host waits")
-    save_every: Count = Field(50, description="epochs between two checkpoints")
-    keep: Count = Field(2, description="newest checkpoints kept")
+    epochs: Count = Field(default=300, description="passes over the training videos")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the hardware has it"
+    )
+    log_every: Count = Field(
+        default=20, description="steps between two lines of the log; the only time the host waits"
+    )
+    save_every: Count = Field(default=50, description="epochs between two checkpoints")
+    keep: Count = Field(default=2, description="newest checkpoints kept")
 
 
 class EvaluateConfig(Section):
-    views: Count = Field(3, description="views of a video whose embeddings are averaged")
+    distance: Literal["pooled", "alignment", "combined"] = Field(
+        default="pooled",
+        description="what verification quotes first: video embeddings, DTW of frame embeddings, or both",
+    )
 
 
 class Recipe(Section):
-    """One training run: what is trained, on what, how. `str(recipe)` is its YAML with the reason beside each knob."""
+    """One training run: what is trained, on what, how. `str(recipe)` is its YAML with the reason beside each
+    knob."""
 
     name: str
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="makes the run repeatable")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="makes the run repeatable")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -142,7 +182,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -154,14 +196,17 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name (see `list_recipes`) or from a YAML file, with `a.b=c` overrides laid over it.
 
-    StepclipError: no such recipe, a file that is no YAML mapping, an unknown key (with the nearest known one), a value
-    of the wrong type or out of range (with key, value, what was expected), an override without `=`.
+    StepclipError: no such recipe, a file that is no YAML mapping, an unknown key (with the nearest known
+    one), a value of the wrong type or out of range (with key, value, what was expected), an override without
+    `=`.
     """
     path = _find(name_or_path)
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StepclipError(f"a recipe that cannot be read, {path}: {_one_line(error)}", "a YAML file") from None
+        raise StepclipError(
+            f"a recipe that cannot be read, {path}: {_one_line(error)}", "a YAML file"
+        ) from None
     if not isinstance(tree, dict):
         raise StepclipError(f"{path} holds {_kind(tree)}", "a mapping with the sections of a recipe", _SHOW)
     tree.setdefault("name", path.stem)
@@ -179,7 +224,9 @@ def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:
         return Recipe.model_validate(dict(tree))
     except ValidationError as error:
         faults = list(dict.fromkeys(_fault(e) for e in error.errors()))
-        raise StepclipError("; ".join(f for f, _ in faults) + f" (in {source})", "; ".join(e for _, e in faults)) from None
+        raise StepclipError(
+            "; ".join(f for f, _ in faults) + f" (in {source})", "; ".join(e for _, e in faults)
+        ) from None
 
 
 def _fault(error: Any) -> tuple[str, str]:
@@ -197,7 +244,10 @@ def _fault(error: Any) -> tuple[str, str]:
         known = list(section.model_fields)
         unknown = str(error["loc"][-1])
         full = ".".join([*path, unknown])
-        return f"unknown key {full!r}{nearest(unknown, known) or _elsewhere(unknown)}", f"one of {', '.join(known)}"
+        return (
+            f"unknown key {full!r}{nearest(unknown, known) or _elsewhere(unknown)}",
+            f"one of {', '.join(known)}",
+        )
     if error["type"] == "missing":
         return f"no key {key!r}", "a value for it"
     return f"{key} = {error['input']!r}", f"{key}: {_expected(error['msg'])}"
@@ -210,9 +260,13 @@ def _expected(message: str) -> str:
 
 
 def _elsewhere(word: str) -> str:
-    places = [f"{name}.{word}" for name, field in Recipe.model_fields.items()
-              if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-              and word in field.annotation.model_fields]  # fmt: skip
+    places = [
+        f"{name}.{word}"
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type)
+        and issubclass(field.annotation, Section)
+        and word in field.annotation.model_fields
+    ]
     return f" (it belongs in {' or '.join(map(repr, places))})" if places else ""
 
 
@@ -226,8 +280,9 @@ def _find(name_or_path: str | Path) -> Path:
     known = list_recipes()
     raise StepclipError(
         f"no recipe {str(name_or_path)!r}{nearest(str(name_or_path), known)}",
-        f"a YAML file, or one of {', '.join(known)}", _SHOW,
-    )  # fmt: skip
+        f"a YAML file, or one of {', '.join(known)}",
+        _SHOW,
+    )
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -244,7 +299,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if node.get(part) is None:
             node[part] = {}
         if not isinstance(node[part], dict):
-            raise StepclipError(f"the override {override!r}: {'.'.join(parts[: depth + 1])!r} is a value", "a section")
+            raise StepclipError(
+                f"the override {override!r}: {'.'.join(parts[: depth + 1])!r} is a value", "a section"
+            )
         node = node[part]
     node[parts[-1]] = value
 

@@ -1,7 +1,9 @@
-"""Which cached rows make a view: one per equal part of the video (`methods/weaksvr.md` 2.1, on rows instead of jpgs).
+"""Which cached rows make a view: one per equal part of the video (`methods/weaksvr.md` 2.1, on rows instead
+of jpgs).
 
-Boundaries b_0..b_n are the whole parts of n + 1 equally spaced values from 0 to F - 2, as released (the last rows are never
-seen). A video too short for that (F < n + 2), where the released code crashes, is spread over all its rows with repeats.
+Boundaries b_0..b_n are the whole parts of n + 1 equally spaced values from 0 to F - 2, as released (the last
+rows are never seen). A video too short for that (F < n + 2), where the released code crashes, is spread over
+all its rows with repeats.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from ..cache.errors import StepclipError
 
 
 def boundaries(lengths: Tensor, n: int) -> Tensor:
-    """(B,) rows per video -> int64 (B, n + 1), non-decreasing, within the video's rows (the last one exclusive)."""
+    """(B,) rows per video -> int64 (B, n + 1), non-decreasing, within the video's rows (the last one
+    exclusive)."""
     span = torch.where(lengths >= n + 2, lengths - 2, lengths)
     return torch.arange(n + 1, device=lengths.device) * span[:, None] // n
 
 
 def rows_from_draws(lengths: Tensor, draws: Tensor) -> Tensor:
-    """Rows (B, n) of the training views: `draws` (B, n) uniform in [0, 1) say where in its part each row lies."""
+    """Rows (B, n) of the training views: `draws` (B, n) uniform in [0, 1) say where in its part each row
+    lies."""
     b = boundaries(lengths, draws.shape[1])
     low, size = b[:, :-1], (b[:, 1:] - b[:, :-1]).clamp(min=1)
     return low + (draws * size).long().minimum(size - 1)  # rounding may reach the next part
@@ -33,7 +37,8 @@ def train_rows(lengths: Tensor, n: int, generator: torch.Generator | None = None
 
 
 def view_rows(length: int, n: int, views: int = 3) -> Tensor:
-    """The fixed views of a test: int64 (views, n). View i of V has row b_j + i * floor((b_j+1 - b_j) / (V + 1))."""
+    """The fixed views of a test: int64 (views, n). View i of V has row b_j + i * floor((b_j+1 - b_j) / (V +
+    1))."""
     _check(length, n)
     b = boundaries(torch.tensor([length]), n)[0]
     step = (b[1:] - b[:-1]) // (views + 1)
@@ -43,8 +48,8 @@ def view_rows(length: int, n: int, views: int = 3) -> Tensor:
 def dense_rows(length: int, n: int) -> tuple[Tensor, Tensor]:
     """Views that show every row of a video: (rows, own), int64 and bool (V, n), V = ceil(length / n).
 
-    Each view spans the whole video, as in training; `own` is True at exactly one place per row (a view filled up with
-    repeats has False there), so that `out[rows[own]] = H[own]` gives each row its one embedding.
+    Each view spans the whole video, as in training; `own` is True at exactly one place per row (a view filled
+    up with repeats has False there), so that `out[rows[own]] = H[own]` gives each row its one embedding.
     """
     _check(length, n)
     views = -(-length // n)

@@ -4,8 +4,9 @@
 any forward jump:   best[t, k] = sim[t, k] + max over j <= k of best[t-1, j]        free start, free end
 every step visited: best[t, k] = sim[t, k] + max(best[t-1, k-1], best[t-1, k])      from step 0 to step S-1
 ```
-The first is the Viterbi of WeakSVR (CVPR 2023, section 3.3) when `sim` is a log-emission: its uniform transitions are
-constants, and the maximum over all earlier states is a running maximum, O(T S) in place of O(T S^2).
+The first is the Viterbi of WeakSVR (CVPR 2023, section 3.3) when `sim` is a log-emission: its uniform
+transitions are constants, and the maximum over all earlier states is a running maximum, O(T S) in place of
+O(T S^2).
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ def monotone(
     visit_all: bool = False,
     check: bool = True,
 ) -> Tensor:
-    """The non-decreasing labels of the largest total similarity: (..., T, S) -> int64 (..., T), -1 beyond len_t.
+    """The non-decreasing labels of the largest total similarity: (..., T, S) -> int64 (..., T), -1 beyond
+    len_t.
 
-    `visit_all=True` also asks that every step is visited: labels stay or go to the next, from 0 to len_s - 1; a
-    problem with fewer rows than steps cannot, and takes free jumps instead. Between equal ways the lowest label wins.
-    Infinite similarities count as very large ones. `check=False` for the inner loop of a training: no host wait.
+    `visit_all=True` also asks that every step is visited: labels stay or go to the next, from 0 to len_s - 1;
+    a problem with fewer rows than steps cannot, and takes free jumps instead. Between equal ways the lowest
+    label wins. Infinite similarities count as very large ones. `check=False` for the inner loop of a
+    training: no host wait.
     """
     p = problems(similarity, lengths_t, lengths_s, check=check)
     rows, columns = p.matrix.shape[1:]
-    most = torch.finfo(p.matrix.dtype).max / (2 * rows)  # the sum over a path stays finite, so forbidden cells still count
+    most = torch.finfo(p.matrix.dtype).max / (
+        2 * rows
+    )  # the sum over a path stays finite, so forbidden cells still count
     scores = p.matrix.nan_to_num(nan=-most).clamp(-most, most).masked_fill(~p.inside, -torch.inf)
     column = torch.arange(columns, device=scores.device)
     strict = (p.t >= p.s)[:, None] if visit_all else None

@@ -15,7 +15,8 @@ Lengths = Tensor | Sequence[int] | int | None
 
 @dataclass(frozen=True)
 class Problems:
-    """`matrix` (B, T, S) floating; `t`, `s` (B,) int64 lengths; `shape` the leading shape to return answers in."""
+    """`matrix` (B, T, S) floating; `t`, `s` (B,) int64 lengths; `shape` the leading shape to return answers
+    in."""
 
     matrix: Tensor
     t: Tensor
@@ -31,10 +32,11 @@ class Problems:
 
 
 def problems(matrix: Tensor, lengths_t: Lengths, lengths_s: Lengths, *, check: bool = True) -> Problems:
-    """Flatten `(..., T, S)` and its lengths. Half precision is raised to float32: sums over paths need the digits.
+    """Flatten `(..., T, S)` and its lengths. Half precision is raised to float32: sums over paths need the
+    digits.
 
-    Lengths broadcast against the leading shape. `check=False` leaves out the tests that make the host wait for the
-    device (lengths in range, no NaN inside); shapes are always tested.
+    Lengths broadcast against the leading shape. `check=False` leaves out the tests that make the host wait
+    for the device (lengths in range, no NaN inside); shapes are always tested.
     """
     matrix = torch.as_tensor(matrix)
     if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
@@ -51,7 +53,9 @@ def problems(matrix: Tensor, lengths_t: Lengths, lengths_s: Lengths, *, check: b
     return made
 
 
-def _lengths(given: Lengths, shape: torch.Size, most: int, name: str, device: torch.device, check: bool) -> Tensor:
+def _lengths(
+    given: Lengths, shape: torch.Size, most: int, name: str, device: torch.device, check: bool
+) -> Tensor:
     if given is None:
         return torch.full((shape.numel(),), most, dtype=torch.int64, device=device)
     lengths = torch.as_tensor(given, device=device)
@@ -60,7 +64,11 @@ def _lengths(given: Lengths, shape: torch.Size, most: int, name: str, device: to
     try:
         lengths = lengths.to(torch.int64).broadcast_to(shape).reshape(-1)
     except RuntimeError:
-        raise StepclipError(f"{name} of shape {tuple(lengths.shape)}", f"one per problem: {tuple(shape)}") from None
+        raise StepclipError(
+            f"{name} of shape {tuple(lengths.shape)}", f"one per problem: {tuple(shape)}"
+        ) from None
     if check and bool(((lengths < 1) | (lengths > most)).any()):
-        raise StepclipError(f"{name} from {int(lengths.min())} to {int(lengths.max())}", f"lengths from 1 to {most}")
+        raise StepclipError(
+            f"{name} from {int(lengths.min())} to {int(lengths.max())}", f"lengths from 1 to {most}"
+        )
     return lengths

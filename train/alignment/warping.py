@@ -30,19 +30,24 @@ def dtw(
     normalise: Normalise = "none",
     check: bool = True,
 ) -> Tensor:
-    """The least total cost of a warping path from (0, 0) to (len_t - 1, len_s - 1), steps (1,1), (1,0), (0,1).
+    """The least total cost of a warping path from (0, 0) to (len_t - 1, len_s - 1), steps (1,1), (1,0),
+    (0,1).
 
-    `cost` (..., T, S); lengths broadcast to (...); returns (...). Differentiable: the gradient is the path (shared
-    between equal neighbours). An infinite cost forbids a cell. `normalise` divides the value by len_t + len_s
-    ("sum") or by max(len_t, len_s) ("max"). Time O(T + S) steps over whole batches.
+    `cost` (..., T, S); lengths broadcast to (...); returns (...). Differentiable: the gradient is the path
+    (shared between equal neighbours). An infinite cost forbids a cell. `normalise` divides the value by len_t
+    + len_s ("sum") or by max(len_t, len_s) ("max"). Time O(T + S) steps over whole batches.
 
     Example: `dtw(torch.tensor([[0., 1.], [1., 0.]]))` is 0.
     """
     if normalise not in get_args(Normalise):
         known = get_args(Normalise)
-        raise StepclipError(f"normalise={normalise!r}{nearest(str(normalise), known)}", f"one of {', '.join(known)}")
+        raise StepclipError(
+            f"normalise={normalise!r}{nearest(str(normalise), known)}", f"one of {', '.join(known)}"
+        )
     p = problems(cost, lengths_t, lengths_s, check=check)
-    diagonals = _skew(p.matrix.masked_fill(~p.inside, 0.0))  # what lies beyond the lengths never reaches the answer
+    diagonals = _skew(
+        p.matrix.masked_fill(~p.inside, 0.0)
+    )  # what lies beyond the lengths never reaches the answer
     row, last = (p.t - 1)[None], p.t + p.s - 2
     value = diagonals[0].gather(0, row)[0]
     for d, diagonal in enumerate(_wavefront(diagonals)):
@@ -55,7 +60,8 @@ def dtw(
 
 
 def dtw_path(cost: Tensor) -> Tensor:
-    """The path of `dtw` for one problem: `cost` (T, S) -> int64 (P, 2), from (0, 0) to (T-1, S-1), one cell a row.
+    """The path of `dtw` for one problem: `cost` (T, S) -> int64 (P, 2), from (0, 0) to (T-1, S-1), one cell a
+    row.
 
     Between equal ways the diagonal step is taken, then the step in t, then the step in s.
     """
@@ -76,7 +82,8 @@ def dtw_path(cost: Tensor) -> Tensor:
 def _skew(matrix: Tensor) -> Tensor:
     """(B, T, S) -> (T+S-1, T, B): entry [d, t] is matrix[:, t, d-t], infinite where there is none.
 
-    Rows padded to S+T and read as rows of S+T-1 shift each row by one more than the row above: a view, no gather.
+    Rows padded to S+T and read as rows of S+T-1 shift each row by one more than the row above: a view, no
+    gather.
     """
     b, t, s = matrix.shape
     padded = pad(matrix.permute(1, 2, 0), (0, 0, 0, t), value=_INF).reshape(t * (s + t), b)
@@ -84,7 +91,8 @@ def _skew(matrix: Tensor) -> Tensor:
 
 
 def _wavefront(diagonals: Tensor) -> list[Tensor]:
-    """The accumulated cost, diagonal by diagonal, each (T, B); the problem index innermost, so each step is dense."""
+    """The accumulated cost, diagonal by diagonal, each (T, B); the problem index innermost, so each step is
+    dense."""
     wall = diagonals.new_full((1, diagonals.shape[2]), _INF)
     older, old = torch.full_like(diagonals[0], _INF), diagonals[0]
     done = [old]

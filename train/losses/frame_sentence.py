@@ -1,8 +1,10 @@
-"""The fine loss: each frame against the sentences of its own script, with pseudo-labels made from their order.
+"""The fine loss: each frame against the sentences of its own script, with pseudo-labels made from their
+order.
 
-WeakSVR (CVPR 2023, eq. 5-9), corrected as `methods/weaksvr.md` 8.4 lists: padding sentences take no part, the logits
-are s * cos, the pseudo-labels are a Viterbi path over log-softmax emissions, and the text side is divided by the number
-of real sentences. (The released forms, with Gumbel noise and one-hot logits, are not in this file.)
+WeakSVR (CVPR 2023, eq. 5-9), corrected as `methods/weaksvr.md` 8.4 lists: padding sentences take no part, the
+logits are s * cos, the pseudo-labels are a Viterbi path over log-softmax emissions, and the text side is
+divided by the number of real sentences. (The released forms, with Gumbel noise and one-hot logits, are not in
+this file.)
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ TextForm = Literal["mean", "mil"]
 
 
 class FrameSentence(NamedTuple):
-    """`image` () cross-entropy over sentences, `text` () over frames, `labels` (B, N) the pseudo-labels used."""
+    """`image` () cross-entropy over sentences, `text` () over frames, `labels` (B, N) the pseudo-labels
+    used."""
 
     image: Tensor
     text: Tensor
@@ -30,17 +33,21 @@ class FrameSentence(NamedTuple):
 
 @torch.no_grad()
 def pseudo_labels(log_p: Tensor, lengths: Tensor, labelling: Labelling = "viterbi") -> Tensor:
-    """Which sentence each frame is taken to show, from the order alone: int64 (B, N), non-decreasing, < lengths.
+    """Which sentence each frame is taken to show, from the order alone: int64 (B, N), non-decreasing, <
+    lengths.
 
-    `log_p` (B, N, K) log-softmax over the first `lengths` (B,) sentences. "viterbi": any forward jump; "visit-all":
-    every sentence visited; "uniform": equal parts, which looks at nothing (the baseline that the others must beat).
+    `log_p` (B, N, K) log-softmax over the first `lengths` (B,) sentences. "viterbi": any forward jump;
+    "visit-all": every sentence visited; "uniform": equal parts, which looks at nothing (the baseline that the
+    others must beat).
     """
     if labelling == "uniform":
         frame = torch.arange(log_p.shape[1], device=log_p.device)
         return frame * lengths[:, None] // log_p.shape[1]
     if labelling not in get_args(Labelling):
         known = get_args(Labelling)
-        raise StepclipError(f"labelling {labelling!r}{nearest(str(labelling), known)}", f"one of {', '.join(known)}")
+        raise StepclipError(
+            f"labelling {labelling!r}{nearest(str(labelling), known)}", f"one of {', '.join(known)}"
+        )
     return monotone(log_p, lengths_s=lengths, visit_all=labelling == "visit-all", check=False)
 
 
@@ -54,12 +61,13 @@ def frame_sentence_loss(
     text_form: TextForm = "mean",
     labels: Tensor | None = None,
 ) -> FrameSentence:
-    """`frames` (B, N, E) raw, `steps` (B, K, E) raw and padded, `lengths` (B,) real sentences, at least 1 each.
+    """`frames` (B, N, E) raw, `steps` (B, K, E) raw and padded, `lengths` (B,) real sentences, at least 1
+    each.
 
-    Image side: the mean over frames of -log softmax_k(s cos) at the frame's label. Text side: for each sentence, over
-    the frames, -log softmax_t(s cos) at the frames that carry its label: their mean ("mean") or the log of their summed
-    probability ("mil"); summed over sentences that have a frame, divided by the number of real sentences.
-    `labels` (B, N) replaces the pseudo-labels (a teacher's, say).
+    Image side: the mean over frames of -log softmax_k(s cos) at the frame's label. Text side: for each
+    sentence, over the frames, -log softmax_t(s cos) at the frames that carry its label: their mean ("mean")
+    or the log of their summed probability ("mil"); summed over sentences that have a frame, divided by the
+    number of real sentences. `labels` (B, N) replaces the pseudo-labels (a teacher's, say).
     """
     logits = scale * (unit(frames) @ unit(steps).transpose(1, 2))
     real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
@@ -72,7 +80,9 @@ def frame_sentence_loss(
     count = shown.sum(1)
     log_q = logits.log_softmax(1)
     if text_form == "mil":
-        absent = shown | (count == 0)[:, None]  # a column without a positive would be log 0; it is dropped below
+        absent = (
+            shown | (count == 0)[:, None]
+        )  # a column without a positive would be log 0; it is dropped below
         term = log_q.masked_fill(~absent, -torch.inf).logsumexp(1)
     else:
         term = log_q.masked_fill(~shown, 0.0).sum(1) / count.clamp(min=1)

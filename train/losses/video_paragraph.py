@@ -13,19 +13,26 @@ CoarseForm = Literal["plain", "multi", "mil", "exclude"]
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows at length 1, as the released code does it: 1e-6 is added to the norm, so an all-zero row stays zero."""
+    """Rows at length 1, as the released code does it: 1e-6 is added to the norm, so an all-zero row stays
+    zero."""
     return x / (x.norm(dim=-1, keepdim=True) + 1e-6)
 
 
 def video_paragraph_loss(
-    video: Tensor, paragraph: Tensor, scale: Tensor | float, positives: Tensor | None = None, form: CoarseForm = "multi"
+    video: Tensor,
+    paragraph: Tensor,
+    scale: Tensor | float,
+    positives: Tensor | None = None,
+    form: CoarseForm = "multi",
 ) -> Tensor:
-    """InfoNCE in both directions, summed: `video`, `paragraph` (B, E) raw, `scale` = exp(log temperature) -> ().
+    """InfoNCE in both directions, summed: `video`, `paragraph` (B, E) raw, `scale` = exp(log temperature) ->
+    ().
 
-    `positives` (B, B) bool says which pairs belong together (the same procedure); the diagonal always does. `form`:
-    - "plain": only the diagonal is right; others of the same procedure are pushed away (the released default);
+    `positives` (B, B) bool says which pairs belong together (the same procedure); the diagonal always does.
+    `form`:
+    - "plain": only the diagonal is right; others of the same procedure are pushed away (as released);
     - "multi": the mean over the positives of the log-softmax (Khosla et al. 2020, eq. 2);
-    - "mil": the log of the positives' summed probability (the released `info_mask`; Miech et al. 2020);
+    - "mil": the log of the positives' summed probability (released as `info_mask`; Miech et al. 2020);
     - "exclude": the diagonal is right, the other positives are left out of the sum.
     """
     if form not in get_args(CoarseForm):
@@ -33,10 +40,7 @@ def video_paragraph_loss(
         raise StepclipError(f"coarse form {form!r}{nearest(str(form), known)}", f"one of {', '.join(known)}")
     logits = scale * (unit(video) @ unit(paragraph).T)
     diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    if positives is None or form == "plain":
-        together = diagonal
-    else:
-        together = positives | diagonal
+    together = diagonal if positives is None or form == "plain" else positives | diagonal
     return _one_way(logits, together, diagonal, form) + _one_way(logits.T, together.T, diagonal, form)
 
 
