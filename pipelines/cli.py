@@ -1,4 +1,4 @@
-"""The command line: a thin skin over `stages`, `inventory` and `demo`. Heavy imports wait until a command runs."""
+"""The command line: a thin skin over `stages`, `inventory`, `demo`. Heavy imports wait for a command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(cache_app, name="cache")
 
 Root = Annotated[
-    Path, typer.Option("--root", help="Where data/, runs/ and indexes/ lie.", envvar="STEPCLIP_ROOT")
+    Path,
+    typer.Option(
+        "--root",
+        help="Where data/, runs/ and indexes/ lie.",
+        envvar="STEPCLIP_ROOT",
+        show_default="the current folder",
+    ),
 ]
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Its name; may be left out where there is one.")
@@ -79,7 +85,7 @@ def benchlab(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Render the synthetic bench: mp4s of laboratory procedures, their scripts, and where each step really is."""
+    """Render the synthetic bench: mp4s of laboratory procedures, their scripts, the true step times."""
     from ..extract.benchlab import make_benchlab
 
     chosen = {} if people is None else {"people": people}
@@ -127,8 +133,8 @@ def extract(
 ) -> None:
     """Stage 1: videos and scripts to a feature cache. Run it again to go on where it stopped.
 
-    Options not given are those of the last extraction of the same name. A video that cannot be read is listed with its
-    reason and the rest goes on; the exit code is 2 only when not one video could be read.
+    Options not given are those of the last extraction of the same name. A video that cannot be read is
+    listed with its reason and the rest goes on; the exit code is 2 only when not one could be read.
     """
     from .stages import extract_stage
 
@@ -194,7 +200,7 @@ def train(
     from .stages import train_stage
 
     overrides = list(set_ or []) + ([] if seed is None else [f"seed={seed}"])
-    paths, result = train_stage(
+    _, result = train_stage(
         _layout(root),
         dataset,
         recipe,
@@ -205,11 +211,7 @@ def train(
         device=device,
         progress=not quiet,
     )
-    _console().print(
-        f"{result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}: {paths.folder}",
-        markup=False,
-        highlight=False,
-    )
+    _console().print(str(result), markup=False, highlight=False)
 
 
 @app.command(name="eval")

@@ -54,10 +54,11 @@ def run_demo(
     progress: bool = True,
     console: Console | None = None,
 ) -> Path:
-    """Render `data/benchlab`, extract it with the embedded encoder, train `runs/demo`, evaluate, index, ask, report.
+    """Render `data/benchlab`, extract it with the embedded encoder, train `runs/demo`, evaluate, index, ask.
 
-    Prints one table (each question with its controls), the answer to a query, and where the files are. A second call
-    reuses what is finished. Returns the run's folder. StepclipError when the root holds a demo of other settings.
+    Prints one table (each question with its controls), the answer to a query, and where the files are. A
+    second call reuses what is finished. Returns the run's folder. StepclipError when the root holds a demo
+    of other settings.
     """
     from rich.console import Console as RichConsole
 
@@ -81,7 +82,7 @@ def run_demo(
         record(state, extracted=True)
 
     def train() -> None:
-        resume = any((run.folder / "checkpoints").glob("*"))
+        resume = (run.folder / "recipe.yaml").exists()  # an earlier call was stopped
         train_stage(
             layout, DATASET, DATASET, RUN, [f"seed={seed}"], resume=resume, device=device, progress=progress
         )
@@ -126,7 +127,7 @@ def run_demo(
 
 
 def demo_table(results: dict[str, Any]) -> Table:
-    """One table of `results.json`: each question, what answers it (trained, then controls), its two figures."""
+    """One table of `results.json`: each question, what answers it (trained, then controls), two figures."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

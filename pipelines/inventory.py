@@ -1,4 +1,4 @@
-"""What is there: backends, datasets, recipes, the state of a cache, the answers to a query, each as a table."""
+"""What is there, as tables: backends, datasets, recipes, the state of a cache, answers to a query."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ def recipes_table() -> Table:
 
 
 def backends_table() -> Table:
-    from ..extract.decoders import backends
+    from ..extract.decoders import backends as decoders
+    from ..extract.encoders import backends as encoders
 
     table = _table("backend", "kind", "usable", "version", "to install")
-    for backend in backends():
+    for backend in [*decoders(), *encoders()]:
         usable = "yes" if backend.usable else "no"
         _row(
             table,

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 def checked_name(name: str, what: str) -> str:
-    """`name` as it is when it can name a folder; StepclipError otherwise, so that no name leads out of the root."""
+    """`name` when it can name a folder; StepclipError otherwise, so that no name leads out of the root."""
     if not _NAME.fullmatch(name):
         raise StepclipError(
             f"the {what} name {name!r}", "letters, digits and . _ + - (it names a folder), at most 100"
@@ -97,7 +97,7 @@ class Layout:
         return [name for name in names if dataset is None or self.run(name).dataset in (dataset, "")]
 
     def choose_dataset(self, name: str | None) -> DatasetPaths:
-        """The dataset of that name, or the only one there is; StepclipError, listing what is there, otherwise."""
+        """The dataset of that name, or the only one; StepclipError, listing what is there, otherwise."""
         there = self.datasets()
         if name is None:
             return self.dataset(_only(there, "dataset", self.root / "data", "stepclip extract"))
@@ -111,7 +111,7 @@ class Layout:
         return self.dataset(name)
 
     def choose_run(self, name: str | None, dataset: str | None = None) -> RunPaths:
-        """The run of that name, or the only one (of that dataset); StepclipError, listing what is there, otherwise."""
+        """The run of that name, or the only one (of `dataset`); StepclipError, listing them, otherwise."""
         there = self.runs(dataset)
         if name is None:
             return self.run(_only(there, "run", self.root / "runs", "stepclip train"))

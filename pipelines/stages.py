@@ -1,6 +1,6 @@
-"""The stages over one root: what the command line, the demo and a notebook call. Each finds its input by name.
+"""The stages over one root, for the command line, the demo and notebooks. Each finds its input by name.
 
-`extract_stage` -> data/<name>/, `train_stage` -> runs/<run>/, `eval_stage` -> runs/<run>/results.json and report.html,
+`extract_stage` -> data/<name>/, `train_stage` -> runs/<run>/, `eval_stage` -> its results and report,
 `index_stage` -> indexes/<run>/, `search_stage` -> answers.
 """
 
@@ -58,13 +58,13 @@ def extract_stage(
     progress: bool = True,
     **options: Any,
 ) -> Extraction:
-    """Stage one: videos and scripts to `data/<name>/manifest` and `data/<name>/features`. Resumes what it finds.
+    """Stage one: videos and scripts to `data/<name>/manifest` and `data/<name>/features`, or on from there.
 
-    `dataset` is an adapter's name (`stepclip datasets`) or, with `manifest=FILE`, any name; `name` keeps it under
-    another one. `options` are the keys of DEFAULTS; one that is not given is as in the last extraction of this name,
-    so that a second call needs only the name. StepclipError for bad input, before anything is written.
+    `dataset` is an adapter's name (`stepclip datasets`) or, with `manifest=FILE`, any name; `name` keeps it
+    under another one. `options` are the keys of DEFAULTS; one that is not given is as in the last extraction
+    of this name, so that a second call needs only the name. StepclipError for bad input, before anything is
+    written.
     """
-    from ..cache.manifest import Manifest
     from ..extract.encoders import load_encoder
     from ..extract.engine import extract
 
@@ -73,7 +73,8 @@ def extract_stage(
     given = {key: value for key, value in options.items() if value is not None}
     if dataset is None and name is None and "manifest" in given:
         name = _name_from(given["manifest"])
-    paths = layout.dataset(name or dataset) if (name or dataset) else layout.choose_dataset(None)
+    kept_as = name or dataset
+    paths = layout.dataset(kept_as) if kept_as else layout.choose_dataset(None)
     settings = _settings(paths, dataset, given)
     loaded, missing, notes = _load(layout, paths, settings)
     _refuse_other_videos(paths, loaded)
@@ -97,7 +98,7 @@ def extract_stage(
     )
     if not new:
         loaded.write(paths.manifest)
-    record(paths.settings, **settings)
+    record(paths.settings, **settings | {"precision": encoder.precision})
     with write_atomically(paths.missing, "w") as file:
         file.writelines(f"{line}\n" for line in missing)
     return Extraction(paths, report, missing, notes)
@@ -115,7 +116,7 @@ def train_stage(
     device: str = "auto",
     progress: bool = True,
 ) -> tuple[RunPaths, FitResult]:
-    """Stage two: train `recipe` (a name or a YAML file) on the training split; the run is `<dataset>-<recipe>` unless named.
+    """Stage two: train `recipe` (a name or a YAML file) on the training split, as `run` or DATASET-RECIPE.
 
     Step times are taken out of the manifest first: training never sees them.
     """
@@ -127,11 +128,10 @@ def train_stage(
         recipe = paths.name if paths.name in list_recipes() else "weaksvr-corrected"
     resolved = load_recipe(recipe, list(overrides))
     out = layout.run(run or f"{paths.name}-{resolved.name}")
-    manifest = training_part(Manifest.read(paths.manifest)).without_truth()
     result = fit(
         resolved,
         paths.features,
-        manifest,
+        Manifest.read(paths.manifest).without_truth(),
         out.folder,
         resume=resume,
         device=device,
@@ -140,19 +140,6 @@ def train_stage(
     )
     record(out.source, dataset=paths.name)
     return out, result
-
-
-def training_part(manifest: Manifest) -> Manifest:
-    """The training split; everything, where the manifest has no splits at all."""
-    part = manifest.split("train")
-    if len(part):
-        return part
-    if splits := sorted({row.split for row in manifest if row.split}):
-        raise StepclipError(
-            f"no video of split 'train'; the manifest has: {', '.join(splits)}",
-            "videos to train on: split = train, or no column split at all (then all are used)",
-        )
-    return manifest
 
 
 def default_split(manifest: Manifest) -> str:
@@ -170,7 +157,7 @@ def eval_stage(
     report: bool = True,
     progress: bool = True,
 ) -> tuple[RunPaths, Results]:
-    """Stage three: verification, retrieval, localisation beside their controls; results.json, results.md, report.html."""
+    """Stage three: a run beside its controls; writes results.json, results.md and report.html."""
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
     from ..evaluate import evaluate, write_report
@@ -200,7 +187,7 @@ def index_stage(
     *,
     device: str = "auto",
 ) -> Path:
-    """Build `indexes/<run>/` over every video that has features (or those of one split), in place of an earlier one."""
+    """Build `indexes/<run>/` over every video with features (or those of a split), for an earlier one."""
     from ..cache.manifest import Manifest
     from ..evaluate import build_index
 
@@ -226,7 +213,7 @@ def search_stage(
     encoder: str | None = None,
     device: str = "auto",
 ) -> list[Answer]:
-    """The best `top` videos for a text, with the seconds where it happens. Builds the index when there is none or an old one."""
+    """The best `top` videos for a text, with its seconds. Builds the index when there is none or an old."""
     from ..evaluate import SearchIndex
     from ..extract.encoders import load_encoder
 
@@ -238,8 +225,9 @@ def search_stage(
     folder = layout.index(chosen.name)
     if _index_is_old(folder, paths, chosen):
         index_stage(layout, paths.name, chosen.name, device=device)
-    spec = encoder or _settings(paths, None, {})["encoder"]
-    return SearchIndex.open(folder).search(text, load_encoder(spec, device=device), top, by)
+    settings = _settings(paths, None, {} if encoder is None else {"encoder": encoder})
+    loaded = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
+    return SearchIndex.open(folder).search(text, loaded, top, by)
 
 
 def _index_is_old(folder: Path, paths: DatasetPaths, run: RunPaths) -> bool:
@@ -265,6 +253,9 @@ def _name_from(manifest: str | os.PathLike[str]) -> str:
 
 def _settings(paths: DatasetPaths, dataset: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """The options of this extraction: those given, else those of the last one, else the defaults."""
+    from ..extract.encoders import NAMES
+
+    encoder_names = {"embedded", *NAMES}
     kept: dict[str, Any] = read_json(paths.settings) if paths.settings.is_file() else {}
     kept = {key: kept.get(key, value) for key, value in DEFAULTS.items()} | {"dataset": kept.get("dataset")}
     if any(key in given for key in SAMPLING):
@@ -272,8 +263,8 @@ def _settings(paths: DatasetPaths, dataset: str | None, given: dict[str, Any]) -
     for key in ("videos", "annotations", "manifest", "encoder"):
         if key in given:
             value = os.path.expanduser(str(given[key]))
-            is_path = key != "encoder" or os.path.exists(value)
-            given = {**given, key: os.path.abspath(value) if is_path else value}
+            is_name = key == "encoder" and (value in encoder_names or not os.path.exists(value))
+            given = {**given, key: value if is_name else os.path.abspath(value)}
     return kept | given | {"dataset": dataset or kept["dataset"]}
 
 

@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p .mypy_cache/root
 ln -sfn ../.. .mypy_cache/root/stepclip
-MYPYPATH=.mypy_cache/root exec .venv/bin/python -m mypy -p stepclip "$@"
+MYPYPATH=.mypy_cache/root .venv/bin/python -m mypy -p stepclip "$@" | sed 's#^\.mypy_cache/root/stepclip/##'
