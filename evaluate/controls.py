@@ -34,8 +34,9 @@ def control_distances(
 ) -> np.ndarray:
     """Distance (P,) of videos at rows `a` and `b` of `raw` (from `embed_raw`) by the control `name`.
 
-    duration: |da - db| / max(da, db), seconds cancel. clock: a frame is known by t/L alone, and the 16 segment
-    frames of any video lie at the same t/L, so all distances are 0, all pairs tie, and the AUC is .5.
+    duration: |da - db| / max(da, db), seconds cancel. clock: a frame is known by t/L alone, and the 16
+    segment frames of any video lie at the same t/L, so all distances are 0, all pairs tie, and the AUC is
+    .5.
     """
     if name == "mean-pool":
         return pooled(raw.video, a, b)

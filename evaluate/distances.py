@@ -41,7 +41,7 @@ def pooled(video: torch.Tensor, a: np.ndarray, b: np.ndarray, kind: str = "norm-
     elif kind == "cos":
         value = 1 - (F.normalize(x, dim=-1) * F.normalize(y, dim=-1)).sum(-1)
     else:
-        raise StepclipError(f"unknown pooled distance {kind!r}{nearest(kind, POOLED)}", f"one of {', '.join(POOLED)}")
+        raise StepclipError(f"unknown pooled distance {kind!r}{nearest(kind, POOLED)}", ", ".join(POOLED))
     return value.cpu().numpy()
 
 
@@ -68,11 +68,11 @@ def alignment(
     width = frames.shape[1]
     first = 0
     while first < len(order):
-        # Sizes rise along `order`, so the batch is bounded by its last pair: halve the guess until it fits.
+        # Halve the guess until it fits, with room for the diagonals that DTW keeps.
         last = min(len(order), first + 4096)
         while last - first > 1:
             longest = int(max(t[order[first:last]].max(), s[order[first:last]].max()))
-            if (last - first) * longest * (6 * longest + 2 * width) * 4 <= chunk_bytes:  # DTW keeps its diagonals
+            if (last - first) * longest * (6 * longest + 2 * width) * 4 <= chunk_bytes:
                 break
             last = first + (last - first + 1) // 2
         part = order[first:last]
@@ -87,8 +87,10 @@ def alignment(
     return out
 
 
-def _padded(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of several videos as one batch (P, T, E), the last row repeated as padding, and the lengths (P,)."""
+def _padded(
+    frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of several videos as one batch (P, T, E), padded with the last row, and the lengths (P,)."""
     n = torch.as_tensor(lengths, device=frames.device)
     position = torch.arange(int(n.max()), device=frames.device).minimum(n[:, None] - 1)
     return frames[torch.as_tensor(starts, device=frames.device)[:, None] + position], n
@@ -97,8 +99,8 @@ def _padded(frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> tu
 def combined(first: np.ndarray, second: np.ndarray, weight: float = 0.5) -> np.ndarray:
     """Weighted sum (P,) of two distances, each in units of its own standard deviation over these pairs.
 
-    No label is used. The mean is not taken off: it would change neither the order of the pairs nor the AUC, and
-    would make the distances negative, for which a WDR has no meaning.
+    No label is used. The mean is not taken off: it would change neither the order of the pairs nor the AUC,
+    and would make the distances negative, for which a WDR has no meaning.
     """
     return (1 - weight) * _scaled(first) + weight * _scaled(second)
 

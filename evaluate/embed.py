@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
+from ..train.console import pick_device
 from ..train.sampling import dense_rows, view_rows
 
 if TYPE_CHECKING:
@@ -61,17 +63,13 @@ class Embedded:
             return self.index[video_id]
         except KeyError:
             raise StepclipError(
-                f"video {video_id!r} has no embedding", f"one of the {len(self)} embedded videos", "stepclip extract"
+                f"video {video_id!r} has no embedding",
+                f"one of the {len(self)} embedded videos",
+                "stepclip extract",
             ) from None
 
     def slice(self, i: int) -> slice:
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
-
-
-def pick_device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def embed(
@@ -84,13 +82,12 @@ def embed(
     """Embed videos with a trained model, each distinct video once.
 
     The video embedding is the mean, un-normalised, of the model's output on three views of N frames, one per
-    segment (WeakSVR's test protocol, `methods/weaksvr.md` 5.1). The dense frame embeddings come from interleaved views of N
-    frames that together hold every cached frame exactly once, so each frame is seen in the context it was
-    trained in. `batch` is the number of views in one forward.
+    segment (WeakSVR's test protocol, `methods/weaksvr.md` 5.1). The dense frame embeddings come from
+    interleaved views of N frames that together hold every cached frame exactly once, so each frame is seen
+    in the context it was trained in. `batch` is the number of views in one forward.
     """
-    device = pick_device(device)
-    packed = store.load(device, video_ids)
-    model = checkpoint.model.to(device).eval()
+    packed = store.load(pick_device(device), video_ids)
+    model = checkpoint.model.to(packed.features.device).eval()
     with torch.no_grad():
         video, frames = embed_packed(model, packed, VIEWS, batch)
     return _embedded("trained", packed, video, frames)
@@ -115,7 +112,7 @@ def embed_packed(
 
 
 def _plan(packed: PackedFeatures, n: int, views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows of every test view (V * views, n); rows and first occurrences of every dense view (M, n), (M, n)."""
+    """Rows (V * views, n) of every test view; rows and first occurrences (M, n) of every dense view."""
     lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
     test = {t: view_rows(t, n, views) for t in set(lengths.tolist())}
     full = {t: dense_rows(t, n) for t in set(lengths.tolist())}
@@ -148,12 +145,14 @@ def flatten_segments(raw: Embedded) -> Embedded:
 
 def _embedded(name: str, packed: PackedFeatures, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
     times, offsets = packed.times.cpu().numpy(), packed.offsets.cpu().numpy()
-    last = np.array([times[b - 1] if b > a else 0.0 for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    last = np.array([times[b - 1] if b > a else 0.0 for a, b in pairwise(offsets)])
     known = last if packed.durations is None else packed.durations.cpu().numpy()
     durations = np.maximum(np.where(np.isfinite(known), known, last), last)
     return Embedded(name, tuple(packed.video_ids), video, frames, times, offsets, durations)
 
 
-def text_features(store: FeatureStore, strings: Sequence[str], kind: str, device: torch.device | str) -> torch.Tensor:
+def text_features(
+    store: FeatureStore, strings: Sequence[str], kind: str, device: torch.device | str
+) -> torch.Tensor:
     """L2-normalised features (n, D) of sentences or paragraphs in the cache."""
     return F.normalize(torch.as_tensor(store.text(list(strings), kind), device=device).float(), dim=-1)

@@ -1,4 +1,4 @@
-"""Stage three in one call: verification, retrieval and localisation of a trained run, beside every control."""
+"""Stage three in one call: verification, retrieval, localisation of a trained run, beside every control."""
 
 from __future__ import annotations
 
@@ -40,24 +40,20 @@ def evaluate(
 ) -> Results:
     """Evaluate a trained run (a run folder, a checkpoint folder, or a loaded Checkpoint) on one split.
 
-    `split` is train, val, test, or "all" for a manifest without splits. Each distinct video is embedded once. A part
-    for which the split has no pairs, lists or true step times is left out with a note; videos without features are left
-    out and counted. StepclipError when the checkpoint was trained on features of another fingerprint, or no video of the
-    split has features.
+    `split` is train, val, test, or "all" for a manifest without splits. Each distinct video is embedded
+    once. A part for which the split has no pairs, lists or true step times is left out with a note; videos
+    without features are left out and counted. StepclipError when the checkpoint was trained on features of
+    another fingerprint, or no video of the split has features.
     """
-    from ..cache.store import FeatureStore
-    from ..train.checkpoint import load_checkpoint
-
     started = time.perf_counter()
-    checkpoint = load_checkpoint(run) if isinstance(run, str | os.PathLike) else run
-    if isinstance(store, str | os.PathLike):
-        store = FeatureStore.open(store)
-    check_fingerprint(checkpoint, store)
+    checkpoint, store = opened(run, store)
     part = manifest if split == ALL else manifest.split(split)
     videos = [video for video in part if video.video_id in store]
     if not videos:
         raise StepclipError(
-            f"none of the {len(part)} videos of split {split!r} has features", "an extracted split", "stepclip extract"
+            f"none of the {len(part)} videos of split {split!r} has features",
+            "an extracted split",
+            "stepclip extract",
         )
     name = Path(run).name if isinstance(run, str | os.PathLike) else str(checkpoint.recipe.name)
     results = Results(name, manifest.name, split, len(videos), about=_about(checkpoint, store))
@@ -79,6 +75,22 @@ def evaluate(
         _localisation(results, videos, trained, raw, store)
     results.seconds = time.perf_counter() - started
     return results
+
+
+def opened(
+    run: str | os.PathLike[str] | Checkpoint, store: FeatureStore | str | os.PathLike[str]
+) -> tuple[Checkpoint, FeatureStore]:
+    """Both loaded where only their paths were given, and checked to belong together."""
+    if isinstance(run, str | os.PathLike):
+        from ..train.checkpoint import load_checkpoint
+
+        run = load_checkpoint(run)
+    if isinstance(store, str | os.PathLike):
+        from ..cache.store import FeatureStore
+
+        store = FeatureStore.open(store)
+    check_fingerprint(run, store)
+    return run, store
 
 
 def check_fingerprint(checkpoint: Checkpoint, store: FeatureStore) -> None:
@@ -104,13 +116,14 @@ def _verification(
     pairs = [pair for pair in part.pairs if pair.video_a in trained and pair.video_b in trained]
     if len(pairs) < len(part.pairs):
         results.notes.append(
-            f"verification: {len(part.pairs) - len(pairs)} of {len(part.pairs)} pairs left out, a video has no features"
+            f"verification: {len(part.pairs) - len(pairs)} of {len(part.pairs)} pairs left out, "
+            "a video has no features"
         )
     matched = sum(pair.matched for pair in pairs)
     if not 0 < matched < len(pairs):
         results.notes.append(
-            f"verification is left out: split {results.split!r} has {matched} matched and {len(pairs) - matched} "
-            "unmatched pairs, and both are needed"
+            f"verification is left out: split {results.split!r} has {matched} matched and "
+            f"{len(pairs) - matched} unmatched pairs, and both are needed"
         )
         return
     a, b = pair_rows(trained, [(pair.video_a, pair.video_b) for pair in pairs])
@@ -124,7 +137,9 @@ def _verification(
         "combined": "half and half, each in its own standard deviation",
     }
     rows = [(name, TRAINED, found[name], explained[name]) for name in DISTANCES]
-    rows += [(name, CONTROL, control_distances(name, raw, a, b, step=step), EXPLAINED[name]) for name in CONTROLS]
+    rows += [
+        (name, CONTROL, control_distances(name, raw, a, b, step=step), EXPLAINED[name]) for name in CONTROLS
+    ]
     seed = int(checkpoint.recipe.seed)
     for name, kind, distances, about in rows:
         result = verify(distances, pairs, part, seed=seed)
@@ -143,18 +158,37 @@ def _retrieval(
 ) -> None:
     queries = Queries.of(videos)
     missing = [p for p in queries.paragraphs if not store.has_text(p, "paragraph")]
-    missing += [s for s in dict.fromkeys(s for q in queries.scripts for s in q) if not store.has_text(s, "step")]
+    missing += [
+        s for s in dict.fromkeys(s for q in queries.scripts for s in q) if not store.has_text(s, "step")
+    ]
     if missing:
-        results.notes.append(f"retrieval is left out: {len(missing)} texts have no features, such as {missing[0]!r}")
+        results.notes.append(
+            f"retrieval is left out: {len(missing)} texts have no features, such as {missing[0]!r}"
+        )
         return
     scored = [
-        ("paragraph", TRAINED, paragraph_scores(trained, store, queries.paragraphs), "one vector for the whole text"),
-        ("script", TRAINED, script_scores(trained, store, queries.scripts), "steps and frames aligned in order"),
+        (
+            "paragraph",
+            TRAINED,
+            paragraph_scores(trained, store, queries.paragraphs),
+            "one vector for the whole text",
+        ),
+        (
+            "script",
+            TRAINED,
+            script_scores(trained, store, queries.scripts),
+            "steps and frames aligned in order",
+        ),
     ]
     if raw.video.shape[1] == store.text_dim:
         scored += [
             ("mean-pool", CONTROL, paragraph_scores(raw, store, queries.paragraphs), EXPLAINED["mean-pool"]),
-            ("script-raw", CONTROL, script_scores(raw, store, queries.scripts), "steps and raw CLIP frames aligned in order"),
+            (
+                "script-raw",
+                CONTROL,
+                script_scores(raw, store, queries.scripts),
+                "steps and raw CLIP frames aligned in order",
+            ),
         ]
     scored.append(("constant", CHANCE, np.zeros(queries.relevant.shape), "all videos alike"))
     rows, notes = match_rows(part.matching, queries, trained)
@@ -165,7 +199,9 @@ def _retrieval(
         headline = kind == TRAINED and name == "paragraph"
         results.retrieval.append(Row(name, kind, retrieve(scores, queries.relevant), about, headline))
         if rows:
-            results.matching.append(Row(name, kind, match_scores(rows, queries, trained, scores), about, headline))
+            results.matching.append(
+                Row(name, kind, match_scores(rows, queries, trained, scores), about, headline)
+            )
 
 
 def _localisation(
@@ -173,19 +209,39 @@ def _localisation(
 ) -> None:
     known = [video for video in videos if true_spans(video) is not None]
     if not known:
-        results.notes.append(f"localisation is left out: no video of split {results.split!r} has true step times")
+        results.notes.append(
+            f"localisation is left out: no video of split {results.split!r} has true step times"
+        )
         return
     if len(known) < len(videos):
-        results.notes.append(f"localisation: {len(videos) - len(known)} videos without true step times are left out")
+        results.notes.append(
+            f"localisation: {len(videos) - len(known)} videos without true step times are left out"
+        )
     missing = [s for video in known for s in video.steps if not store.has_text(s, "step")]
     if missing:
-        results.notes.append(f"localisation is left out: {len(set(missing))} steps have no features, such as {missing[0]!r}")
+        results.notes.append(
+            f"localisation is left out: {len(set(missing))} steps have no features, such as {missing[0]!r}"
+        )
         return
     rows = np.array([trained.row(video.video_id) for video in known])
     scripts = [video.steps for video in known]
-    found = [("trained", TRAINED, align_scripts(trained, store, rows, scripts).labels, "ordered alignment, trained frames")]
+    found = [
+        (
+            "trained",
+            TRAINED,
+            align_scripts(trained, store, rows, scripts).labels,
+            "ordered alignment, trained frames",
+        )
+    ]
     if raw.frames.shape[1] == store.text_dim:
-        found.append(("raw", CONTROL, align_scripts(raw, store, rows, scripts).labels, "ordered alignment, raw CLIP frames"))
+        found.append(
+            (
+                "raw",
+                CONTROL,
+                align_scripts(raw, store, rows, scripts).labels,
+                "ordered alignment, raw CLIP frames",
+            )
+        )
     uniform = [uniform_split(int(trained.lengths[r]), len(s)) for r, s in zip(rows, scripts, strict=True)]
     found.append(("uniform", CONTROL, uniform, "the video cut into equal parts, what a clock knows"))
     times = [trained.times[trained.slice(r)] for r in rows]
@@ -217,7 +273,14 @@ def _about(checkpoint: Checkpoint, store: FeatureStore) -> dict[str, Any]:
 @contextmanager
 def _stages(progress: bool) -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
     """A bar of named stages: `stage(name, total)` begins one and returns what advances it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), transient=True, disable=not progress) as bar:

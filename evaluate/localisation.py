@@ -26,8 +26,8 @@ class Localisation:
     """How well predicted steps lie on the true ones.
 
     `frame_accuracy`: share of the frames that lie inside a true step whose predicted step is that one;
-    `all_frames`: the same over every frame, so that each background frame counts as wrong; `iou`: mean over the true
-    steps of the length of intersection / union of the predicted and the true span.
+    `all_frames`: the same over every frame, so that each background frame counts as wrong; `iou`: mean over
+    the true steps of the length of intersection / union of the predicted and the true span.
     """
 
     frame_accuracy: float
@@ -59,9 +59,9 @@ def align_scripts(
 ) -> Aligned:
     """Best ordered assignment of frames to steps, for video `rows[i]` (P,) and `scripts[i]`.
 
-    Maximises the sum of cosines of frame and step features over paths that start at the first step, end at the
-    last and visit each (WeakSVR's Viterbi with full coverage, `methods/weaksvr.md` 8.4); a video with fewer frames
-    than steps may skip some. Batched with padding, in parts of at most `chunk_bytes`.
+    Maximises the sum of cosines of frame and step features over paths that start at the first step, end at
+    the last and visit each (WeakSVR's Viterbi with full coverage, `methods/weaksvr.md` 8.4); a video with
+    fewer frames than steps may skip some. Batched with padding, in parts of at most `chunk_bytes`.
     """
     if not len(rows):
         return Aligned([], np.zeros(0))
@@ -110,7 +110,7 @@ def frame_borders(times: np.ndarray, duration: float) -> np.ndarray:
 
 
 def step_spans(labels: np.ndarray, times: np.ndarray, duration: float, steps: int) -> np.ndarray:
-    """Start and end (S, 2), seconds, of each step of ordered `labels` (T,); nan for a step that has no frame."""
+    """Start and end (S, 2), seconds, of each step of ordered `labels` (T,); nan where a step has no frame."""
     borders = frame_borders(times, duration)
     spans = np.full((steps, 2), np.nan)
     for k in np.unique(labels[labels >= 0]):
@@ -140,11 +140,11 @@ def localise(
     durations: Sequence[float],
     videos: Sequence[VideoRow],
 ) -> Localisation:
-    """Score predicted `labels[i]` (T_i,) of frames at `times[i]` (T_i,) seconds against the step times of `videos[i]`.
+    """Score predicted `labels[i]` (T_i,) of frames at `times[i]` (T_i,) seconds; the truth is in `videos[i]`.
 
-    A frame is inside a step when start <= time < end. Where true steps overlap, each of them is right. Means are taken over
-    all frames and all steps of all videos; steps without a length have no IoU. StepclipError when no video has
-    step times, or labels and times differ in length.
+    A frame is inside a step when start <= time < end. Where true steps overlap, each of them is right. Means
+    are taken over all frames and all steps of all videos; steps without a length have no IoU. StepclipError
+    when no video has step times, or labels and times differ in length.
     """
     right = inside = frames = 0
     overlaps: list[np.ndarray] = []
@@ -154,7 +154,9 @@ def localise(
         if truth is None:
             continue
         if len(found) != len(at):
-            raise StepclipError(f"{len(found)} labels for the {len(at)} frames of {video.video_id!r}", "one per frame")
+            raise StepclipError(
+                f"{len(found)} labels for the {len(at)} frames of {video.video_id!r}", "one per frame"
+            )
         within = (at[:, None] >= truth[:, 0]) & (at[:, None] < truth[:, 1])
         hit = within[np.arange(len(at)), np.clip(found, 0, None)] & (found >= 0)
         right, inside, frames = right + int(hit.sum()), inside + int(within.any(1).sum()), frames + len(at)

@@ -1,7 +1,7 @@
 """One self-contained page about a run: tables with controls, ROC, training curve, alignments, provenance.
 
-No script, no network: figures are inlined as SVG, in colours that colour-blind people can tell apart (Okabe-Ito,
-viridis), and each has its words beside it. Everything that comes from data is escaped.
+No script, no network: figures are inlined as SVG, in colours that colour-blind people can tell apart
+(Okabe-Ito, viridis), and each has its words beside it. Everything that comes from data is escaped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +56,8 @@ def write_report(
     """Write `report.html` into the run folder (or to `out`) and return its path.
 
     `results` as `evaluate` returned them. The training curve is read from `log.jsonl` in the run folder; the
-    alignments need `store` and `manifest`. What is not at hand is left out and said so. StepclipError when the folder
-    is missing or cannot be written.
+    alignments need `store` and `manifest`. What is not at hand is left out and said so. StepclipError when
+    the folder is missing or cannot be written.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -79,13 +78,15 @@ def write_report(
         else:
             missing.append(made)
     environment = Environment(
-        loader=PackageLoader(__package__, "templates"), autoescape=select_autoescape(default=True, default_for_string=True)
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
     )
     recipe = results.about.get("recipe", {})
     page = environment.get_template("report.html.j2").render(
         results=results,
         parts=[
-            {"title": title, "asked": asked, "columns": columns, "rows": rows} for title, asked, columns, rows in results.parts()
+            {"title": title, "asked": asked, "columns": columns, "rows": rows}
+            for title, asked, columns, rows in results.parts()
         ],
         best=_best(results),
         pictures=pictures,
@@ -150,7 +151,9 @@ def _picture(figure: Figure, title: str, caption: str) -> Picture:
     # Drawn as paths, so the page needs no font; a fixed salt, so the same data give the same bytes.
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "stepclip"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Picture("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), title, caption)
+    return Picture(
+        "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), title, caption
+    )
 
 
 def _roc(results: Results) -> Picture | str:
@@ -180,7 +183,7 @@ def _roc(results: Results) -> Picture | str:
 
 
 def _training(log: Path) -> Picture | str:
-    """Losses over steps, from log.jsonl (lines that are not whole JSON are passed over: a run may be stopped)."""
+    """Losses over steps, from log.jsonl (half a line is passed over: a run may have been stopped)."""
     if not log.is_file():
         return "Training curve: the run folder has no log.jsonl."
     rows: list[dict[str, Any]] = []
@@ -191,23 +194,27 @@ def _training(log: Path) -> Picture | str:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int | float):
             rows.append(row)
-    names = sorted({k for row in rows for k, v in row.items() if "loss" in k or k in ("coarse", "fine", "total")})
+    names = sorted({k for row in rows for k in row if "loss" in k or k.startswith(("coarse", "fine"))})
     names = [n for n in names if sum(isinstance(row.get(n), int | float) for row in rows) > 1][:7]
     if not names:
         return "Training curve: log.jsonl holds no losses."
     figure, (ax,) = _figure(7.2, 3.8)
-    styles = zip((BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK), ("-", "--", "-.", ":", "-", "--", "-."), strict=True)
+    styles = zip(
+        (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK), ("-", "--", "-.", ":", "-", "--", "-."), strict=True
+    )
     for name, (colour, line) in zip(names, styles, strict=False):
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
         x, y = np.array(points, dtype=float).T
         ax.plot(x, np.where(np.isfinite(y), y, np.nan), line, color=colour, lw=1.8, label=_plain(name))
     ax.set(xlabel="training step", ylabel="loss")
     ax.legend(fontsize=9, frameon=False)
-    return _picture(figure, "Training", "The losses as training went on; lower is better, and flat means done.")
+    return _picture(
+        figure, "Training", "The losses as training went on; lower is better, and flat means done."
+    )
 
 
 def _shown(results: Results, manifest: Manifest | None, count: int) -> list[VideoRow]:
-    """Videos to draw: spread over the procedures, always the same for the same results, not picked by how they fare."""
+    """Videos to draw: spread over the procedures, the same each time, not picked by how they fare."""
     if manifest is None or "trained" not in results.details.labels:
         return []
     known = [manifest[v] for v in results.details.labels["trained"]]
@@ -237,7 +244,9 @@ def _alignments(
         times, duration = embedded.times[embedded.slice(i)], float(embedded.durations[i])
         figure, (ax,) = _figure(7.2, 1.6 + 0.3 * len(video.steps))
         borders = frame_borders(times, duration)
-        mesh = ax.pcolormesh(borders, np.arange(len(video.steps) + 1), cosine.T, cmap="viridis", rasterized=True)
+        mesh = ax.pcolormesh(
+            borders, np.arange(len(video.steps) + 1), cosine.T, cmap="viridis", rasterized=True
+        )
         figure.colorbar(mesh, ax=ax, label="cosine", pad=0.01)
         path = results.details.labels["trained"][video.video_id]
         ax.step(times, path + 0.5, where="mid", color="white", lw=3.2)
@@ -255,8 +264,8 @@ def _alignments(
             _picture(
                 figure,
                 f"Frames and steps of {video.video_id}",
-                "Bright: the frame resembles the sentence. Orange line: the steps as the alignment puts them. "
-                "Dashed boxes: the truth, which training never saw.",
+                "Bright: the frame resembles the sentence. Orange line: the steps as the alignment puts "
+                "them. Dashed boxes: the truth, which training never saw.",
             )
         )
     return pictures
@@ -284,7 +293,8 @@ def _timelines(results: Results, manifest: Manifest | None) -> Picture | str:
         colours = matplotlib.colormaps["viridis"](np.linspace(0.08, 0.95, count))
         lines: list[tuple[str, np.ndarray]] = [("truth", _spans(video))]
         lines += [
-            (name, step_spans(results.details.labels[name][video.video_id], times, duration, count)) for name in names
+            (name, step_spans(results.details.labels[name][video.video_id], times, duration, count))
+            for name in names
         ]
         for y, (_, spans) in enumerate(lines):
             _bars(ax, y, spans, colours)
@@ -296,18 +306,21 @@ def _timelines(results: Results, manifest: Manifest | None) -> Picture | str:
     return _picture(
         figure,
         "Where the steps are",
-        "One bar per step, numbered in the order of the script; gaps in the truth are idle time. The videos are one per "
-        "procedure, spread evenly, not chosen by how well they fare.",
+        "One bar per step, numbered in the order of the script; gaps in the truth are idle time. The videos "
+        "are one per procedure, spread evenly, not chosen by how well they fare.",
     )
 
 
-def _bars(ax: Axes, y: int, spans: np.ndarray, colours: Sequence[Any]) -> None:
+def _bars(ax: Axes, y: int, spans: np.ndarray, colours: np.ndarray) -> None:
     for k, (start, end) in enumerate(spans):
         if not math.isfinite(start) or end <= start:
             continue
         ax.barh(y, end - start, left=start, height=0.82, color=colours[k], edgecolor="white", linewidth=0.8)
         dark = 0.3 * colours[k][0] + 0.59 * colours[k][1] + 0.11 * colours[k][2] < 0.55
-        ax.text(
-            (start + end) / 2, y, str(k + 1), ha="center", va="center", fontsize=7, color="white" if dark else "black",
-            clip_on=True,
-        )  # fmt: skip
+        style: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "fontsize": 7,
+            "color": "white" if dark else "black",
+        }
+        ax.text((start + end) / 2, y, str(k + 1), clip_on=True, **style)

@@ -1,11 +1,11 @@
-"""The table of results: three parts, each with its control rows, that prints, and saves as JSON and Markdown."""
+"""The table of results: parts with their control rows; it prints, and saves as JSON and Markdown."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .embed import Embedded
+
+KINDS = ("order", "deletion", "addition", "other")
+SECTIONS = {True: "trained", False: "controls"}
+WIDE = 125  # columns of a terminal from which each row says what it is
 
 TRAINED, CONTROL, CHANCE = "trained", "control", "chance"
 
@@ -64,11 +68,19 @@ def percent(x: float) -> str:
 
 
 VERIFICATION = [
-    Column("AUC %", lambda r: percent(r.auc), "chance that a differing pair lies further apart than an equal one; 50 = coin"),
-    Column("95 % interval", lambda r: f"{percent(r.ci[0])}–{percent(r.ci[1])}", "bootstrap over the pairs"),
-    Column("EER %", lambda r: percent(r.eer), "error rate where misses and false alarms are equal; lower is better"),
     Column(
-        "WDR", lambda r: number(r.wdr), "distance per edit of differing pairs / distance of equal ones; higher is better"
+        "AUC %",
+        lambda r: percent(r.auc),
+        "a differing pair lies further apart than an equal one; 50 is a coin",
+    ),
+    Column(
+        "95 % CI", lambda r: f"{percent(r.ci[0])}–{percent(r.ci[1])}", "of the AUC, bootstrap over the pairs"
+    ),
+    Column("EER %", lambda r: percent(r.eer), "error rate where misses equal false alarms; low is good"),
+    Column(
+        "WDR",
+        lambda r: number(r.wdr),
+        "distance per differing step over distance of equal pairs; high is good",
     ),
 ]
 RETRIEVAL = [
@@ -79,7 +91,7 @@ RETRIEVAL = [
     Column("MRR", lambda r: number(r.mrr), "mean of 1 / that place"),
 ]
 MATCHING = [
-    Column("acc@1 %", lambda r: percent(r.acc1), "scripts whose video is picked out of the few candidates of its task"),
+    Column("acc@1 %", lambda r: percent(r.acc1), "scripts whose video is picked out of its few candidates"),
     Column("acc@2 %", lambda r: percent(r.acc2)),
     Column("acc@3 %", lambda r: percent(r.acc3)),
     Column("MRR", lambda r: number(r.mrr)),
@@ -87,7 +99,9 @@ MATCHING = [
 LOCALISATION = [
     Column("frames %", lambda r: percent(r.frame_accuracy), "frames inside a true step that get that step"),
     Column("all frames %", lambda r: percent(r.all_frames), "the same, every idle frame counted as wrong"),
-    Column("IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"),
+    Column(
+        "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
+    ),
 ]
 
 
@@ -110,26 +124,26 @@ class Results:
 
     def parts(self) -> list[tuple[str, str, list[Column], list[Row]]]:
         """Title, what is asked, columns and rows of each table that has any."""
-        kinds = sorted({k for row in self.verification for k in row.result.by_kind})
-        by_kind = [
-            Column(f"{k} %", lambda r, k=k: percent(r.by_kind.get(k, math.nan)), f"AUC on pairs that differ by {k}")
-            for k in kinds
-        ]
+        found = {k for row in self.verification for k in row.result.by_kind}
+        kinds = [k for k in KINDS if k in found] + sorted(found - set(KINDS))
+        by_kind = [Column(k, _auc_of(k)) for k in kinds]
+        if by_kind:
+            by_kind[0] = replace(by_kind[0], explained="and on: AUC % on the pairs that differ in this way")
         verified = _first(self.verification, Verification)
         retrieved, matched = _first(self.retrieval, Retrieval), _first(self.matching, Matching)
         located = _first(self.localisation, Localisation)
         parts = []
         if verified:
             asked = (
-                f"Do two videos follow the same procedure? {verified.matched} pairs that do, {verified.unmatched} that "
-                f"do not. WDR of equal distances: {number(verified.wdr_constant)}."
+                f"Do two videos follow the same procedure? {verified.matched} pairs that do, "
+                f"{verified.unmatched} that do not. WDR of equal distances: {number(verified.wdr_constant)}."
             )
             parts.append(("Verification", asked, [*VERIFICATION, *by_kind], self.verification))
         if retrieved:
             asked = f"Which video follows this text? {retrieved.queries} scripts, {retrieved.gallery} videos."
             parts.append(("Retrieval", asked, RETRIEVAL, self.retrieval))
         if matched:
-            asked = f"Which of {matched.candidates:.3g} videos of one task follows this text? {matched.rows} lists."
+            asked = f"Which of {matched.candidates:.3g} videos follows this text? {matched.rows} lists."
             parts.append(("Matching", asked, MATCHING, self.matching))
         if located:
             asked = (
@@ -179,14 +193,16 @@ class Results:
         return plain
 
     def to_markdown(self) -> str:
-        lines = [f"# Results of {_cell(self.run)}", "", self._subtitle(), ""]
+        lines = [f"# Results of {_cell(self.run)}", "", _cell(self._subtitle()), ""]
         for title, asked, columns, rows in self.parts():
             lines += [f"## {title}", "", asked, ""]
             lines.append("| row | kind | " + " | ".join(c.head for c in columns) + " |")
             lines.append("|" + "---|" * 2 + "---:|" * len(columns))
             for row in rows:
                 name = f"**{_cell(row.name)}**" if row.headline else _cell(row.name)
-                lines.append(f"| {name} | {row.kind} | " + " | ".join(c.value(row.result) for c in columns) + " |")
+                lines.append(
+                    f"| {name} | {row.kind} | " + " | ".join(c.value(row.result) for c in columns) + " |"
+                )
             lines += ["", *(f"- {c.head}: {c.explained}" for c in columns if c.explained), ""]
         if self.notes:
             lines += ["## Notes", "", *(f"- {_cell(note)}" for note in self.notes), ""]
@@ -218,32 +234,44 @@ class Results:
         for title, asked, columns, rows in self.parts():
             yield Text()
             yield Text.assemble((title, "bold cyan"), f"  {asked}")
-            yield _rich_table(columns, rows)
+            yield _rich_table(columns, rows, options.max_width >= WIDE)
             for column in columns:
                 if column.explained:
                     yield Text(f"  {column.head}: {column.explained}", style="dim")
+        if self.parts():
+            yield Text(
+                "\n* the row to quote; controls learn nothing, so what lies above the best of them is learned"
+            )
         for note in self.notes:
             yield Text.from_markup(f"[yellow]note[/yellow]: {escape(note)}")
 
 
-def _rich_table(columns: list[Column], rows: list[Row]) -> Table:
+def _rich_table(columns: list[Column], rows: list[Row], wide: bool) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("row", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column.head, justify="right", no_wrap=True)
-    last = None
+    if wide:
+        table.add_column("what it is")
+    last: bool | None = None
     for row in rows:
-        if last is not None and (row.kind == TRAINED) != (last == TRAINED):
-            table.add_section()
-        last = row.kind
-        label = escape(f"{row.kind}: {row.name}") + (" [bold]*[/bold]" if row.headline else "")
-        style = "bold" if row.headline else None if row.kind == TRAINED else "dim"
-        table.add_row(label, *(column.value(row.result) for column in columns), style=style)
+        trained = row.kind == TRAINED
+        if trained != last:
+            table.add_row(SECTIONS[trained], style="bold" if trained else "dim italic")
+            last = trained
+        label = "  " + escape(row.name) + (" *" if row.headline else "")
+        style = "bold" if row.headline else None if trained else "dim"
+        explained = (escape(row.explained),) if wide else ()
+        table.add_row(label, *(column.value(row.result) for column in columns), *explained, style=style)
     return table
+
+
+def _auc_of(kind: str) -> Callable[[Verification], str]:
+    return lambda result: percent(result.by_kind.get(kind, math.nan))
 
 
 def _first(rows: list[Row], kind: type) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall at 1, 5, 10 of the first relevant video, its median rank (1 is best), and mean reciprocal rank."""
+    """Recall at 1, 5, 10 of the first relevant video, its median rank (1 is best), mean reciprocal rank."""
 
     r1: float
     r5: float
@@ -53,9 +53,10 @@ class Matching:
 def first_rank(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Possible ranks (R,) of the first relevant item of one query, and how likely each is, (R,).
 
-    Ranks count from 1, higher `scores` (G,) first. Items with the score of the best relevant one are taken in
-    every order, all equally likely: with n irrelevant and r relevant ones tied, the first relevant comes after j
-    irrelevant ones with probability C(n, j) / C(n + r, j) * r / (n + r - j). A constant scorer thus scores chance.
+    Ranks count from 1, higher `scores` (G,) first. Items with the score of the best relevant one are taken
+    in every order, all equally likely: with n irrelevant and r relevant ones tied, the first relevant comes
+    after j irrelevant ones with probability C(n, j) / C(n + r, j) * r / (n + r - j). A constant scorer thus
+    scores chance.
     """
     best = scores[relevant].max()
     ahead = int((scores > best).sum())
@@ -68,7 +69,9 @@ def first_rank(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, np
     return ahead + 1.0 + j, alive * r / (tied - j)
 
 
-def _over_queries(scores: np.ndarray, relevant: np.ndarray, at: Sequence[int]) -> tuple[list[float], float, float]:
+def _over_queries(
+    scores: np.ndarray, relevant: np.ndarray, at: Sequence[int]
+) -> tuple[list[float], float, float]:
     recall = np.zeros((len(scores), len(at)))
     expected, reciprocal = np.zeros(len(scores)), np.zeros(len(scores))
     for q, (row, hits) in enumerate(zip(scores, relevant, strict=True)):
@@ -82,12 +85,14 @@ def _over_queries(scores: np.ndarray, relevant: np.ndarray, at: Sequence[int]) -
 def retrieve(scores: np.ndarray, relevant: np.ndarray) -> Retrieval:
     """Score a text-to-video search: `scores` (Q, G), higher = better match; `relevant` (Q, G) bool.
 
-    The rank of a query is that of its first relevant video, in expectation over ties. StepclipError when there is
-    no query, a query has no relevant video, or a score is nan.
+    The rank of a query is that of its first relevant video, in expectation over ties. StepclipError when
+    there is no query, a query has no relevant video, or a score is nan.
     """
     scores, relevant = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape or scores.size == 0:
-        raise StepclipError(f"scores {scores.shape} and relevance {relevant.shape}", "the same (queries, videos) shape")
+        raise StepclipError(
+            f"scores {scores.shape} and relevance {relevant.shape}", "the same (queries, videos) shape"
+        )
     if np.isnan(scores).any():
         raise StepclipError("a retrieval score is not a number", "numbers")
     if not relevant.any(1).all():
@@ -99,14 +104,18 @@ def retrieve(scores: np.ndarray, relevant: np.ndarray) -> Retrieval:
 def matching(scores: Sequence[np.ndarray], answers: Sequence[int]) -> Matching:
     """Score matching rows: `scores[i]` (C_i,) of the candidates of row i, whose true one is `answers[i]`."""
     if len(scores) == 0 or len(scores) != len(answers):
-        raise StepclipError(f"{len(scores)} rows and {len(answers)} answers", "at least one row, one answer each")
+        raise StepclipError(
+            f"{len(scores)} rows and {len(answers)} answers", "at least one row, one answer each"
+        )
     width = max(len(row) for row in scores)
     # Short rows are filled with candidates that lose to every true one.
     table = np.full((len(scores), width), -np.inf)
     relevant = np.zeros((len(scores), width), dtype=bool)
     for i, (row, answer) in enumerate(zip(scores, answers, strict=True)):
         if not 0 <= answer < len(row) or not np.isfinite(row).all():
-            raise StepclipError(f"matching row {i}: answer {answer} of scores {row}", "finite scores, an answer inside")
+            raise StepclipError(
+                f"matching row {i}: answer {answer} of scores {row}", "finite scores, an answer inside"
+            )
         table[i, : len(row)] = row
         relevant[i, answer] = True
     (a1, a2, a3), _, mrr = _over_queries(table, relevant, (1, 2, 3))
@@ -124,7 +133,7 @@ class Queries:
 
     @classmethod
     def of(cls, videos: Sequence[VideoRow]) -> Queries:
-        """Two procedures with the same sentences in the same order are one query: no text could tell them apart."""
+        """Procedures with the same sentences in the same order are one query: no text tells them apart."""
         scripts = tuple(dict.fromkeys(video.steps for video in videos))
         place = {script: i for i, script in enumerate(scripts)}
         relevant = np.zeros((len(scripts), len(videos)), dtype=bool)
@@ -146,8 +155,8 @@ def paragraph_scores(embedded: Embedded, store: FeatureStore, paragraphs: Sequen
 def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Sequence[str]]) -> np.ndarray:
     """Ordered match (Q, V) of each script with each video's frames.
 
-    The mean, over the frames, of the cosine between frame and step along the best path that visits every step in
-    order: unlike the paragraph score it sees where each sentence stands.
+    The mean, over the frames, of the cosine between frame and step along the best path that visits every
+    step in order: unlike the paragraph score it sees where each sentence stands.
     """
     _same_width(text_features(store, scripts[0][:1], "step", "cpu"), embedded.frames)
     out = np.zeros((len(scripts), len(embedded)))
@@ -157,26 +166,39 @@ def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Seq
     return out
 
 
-def match_rows(rows: Sequence[MatchRow], queries: Queries, embedded: Embedded) -> tuple[list[MatchRow], list[str]]:
+def match_rows(
+    rows: Sequence[MatchRow], queries: Queries, embedded: Embedded
+) -> tuple[list[MatchRow], list[str]]:
     """The distinct rows whose procedure and candidates are all embedded, and notes on the others."""
     distinct = list(dict.fromkeys(rows))
-    kept = [r for r in distinct if r.procedure in queries.of_procedure and all(c in embedded for c in r.candidates)]
+    kept = [
+        r
+        for r in distinct
+        if r.procedure in queries.of_procedure and all(c in embedded for c in r.candidates)
+    ]
     notes = []
     if len(distinct) < len(rows):
         notes.append(f"matching: {len(rows) - len(distinct)} repeated rows counted once")
     if len(kept) < len(distinct):
-        notes.append(f"matching: {len(distinct) - len(kept)} of {len(distinct)} rows left out, a video has no features")
+        notes.append(
+            f"matching: {len(distinct) - len(kept)} of {len(distinct)} rows left out, a video has no features"
+        )
     return kept, notes
 
 
-def match_scores(rows: Sequence[MatchRow], queries: Queries, embedded: Embedded, scores: np.ndarray) -> Matching:
+def match_scores(
+    rows: Sequence[MatchRow], queries: Queries, embedded: Embedded, scores: np.ndarray
+) -> Matching:
     """Matching from the scores (Q, V) of all queries and videos."""
-    chosen = [scores[queries.of_procedure[r.procedure], [embedded.row(c) for c in r.candidates]] for r in rows]
+    chosen = [
+        scores[queries.of_procedure[r.procedure], [embedded.row(c) for c in r.candidates]] for r in rows
+    ]
     return matching(chosen, [r.answer for r in rows])
 
 
 def _same_width(text: torch.Tensor, video: torch.Tensor) -> None:
     if text.shape[-1] != video.shape[-1]:
         raise StepclipError(
-            f"text features of {text.shape[-1]} numbers and video features of {video.shape[-1]}", "one shared space"
+            f"text features of {text.shape[-1]} numbers and video features of {video.shape[-1]}",
+            "one shared space",
         )

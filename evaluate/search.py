@@ -1,8 +1,8 @@
 """Search by text: a FAISS index over whole videos and one over their moments, and the answers to a query.
 
-An index is a folder: `videos.faiss`, `windows.faiss`, `ids.parquet` (one row per video: id, path, script, and the
-times and steps of its windows) and `meta.json` (fingerprint, checkpoint, sizes). Ids live inside the artefact;
-nothing is matched by the row order of another file.
+An index is a folder: `videos.faiss`, `windows.faiss`, `ids.parquet` (one row per video: id, path, script,
+and the times and steps of its windows) and `meta.json` (fingerprint, checkpoint, sizes). Ids live inside the
+artefact; nothing is matched by the row order of another file.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """One video that answers a query: `start` to `end` seconds of the video file, around the best moment `peak`.
+    """One video that answers a query: `start`, `end` around the best moment `peak`, seconds of the file.
 
-    `score` is the cosine of query and moment (by "moment") or of query and whole video (by "video"); `step` is the
-    sentence of its script that ordered alignment puts at the peak, "" where the video has no script features.
+    `score` is the cosine of query and moment (by "moment") or of query and whole video (by "video"); `step`
+    is the sentence of its script that ordered alignment puts at the peak, "" where the video has no script
+    features.
     """
 
     video_id: str
@@ -87,43 +88,37 @@ def build_index(
 ) -> Path:
     """Index the videos `ids` (default: all of the manifest that have features) and return the folder.
 
-    With a checkpoint the vectors are the trained embeddings; with None the raw features (mean over the video). A
-    moment is the mean of the frame embeddings within half a second of a cached frame. The folder is made aside
-    and put in place of an earlier index only when whole. StepclipError when features and checkpoint are of
-    different fingerprints, nothing is there to index, or `out` holds something that is not an index.
+    With a checkpoint the vectors are the trained embeddings; with None the raw features (mean over the
+    video). A moment is the mean of the frame embeddings within half a second of a cached frame. The folder
+    is made aside and put in place of an earlier index only when whole. StepclipError when features and
+    checkpoint are of different fingerprints, nothing is there to index, or `out` holds something that is not
+    an index.
     """
     import torch
     import torch.nn.functional as F
 
-    from ..cache.store import FeatureStore
-    from ..train.checkpoint import load_checkpoint
     from .embed import embed, embed_raw
-    from .evaluation import check_fingerprint
+    from .evaluation import opened
 
     faiss = load_faiss()
     out = Path(out)
     if out.exists() and not (out / "meta.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise StepclipError(f"{out} exists and is not an index", "a new folder, or an index to replace")
-    source = "raw features"
-    if isinstance(checkpoint, str | os.PathLike):
-        source = str(checkpoint)
-        checkpoint = load_checkpoint(checkpoint)
-    elif checkpoint is not None:
-        source = str(checkpoint.recipe.name)
-    if isinstance(store, str | os.PathLike):
+    source = str(checkpoint) if isinstance(checkpoint, str | os.PathLike) else ""
+    if checkpoint is not None:
+        checkpoint, store = opened(checkpoint, store)
+    elif isinstance(store, str | os.PathLike):
+        from ..cache.store import FeatureStore
+
         store = FeatureStore.open(store)
     if ids is None:
         ids = [video.video_id for video in manifest if video.video_id in store]
     if not ids:
         raise StepclipError("no video to index has features", "an extracted data set", "stepclip extract")
-    if checkpoint is None:
-        embedded = embed_raw(store, ids, device)
-    else:
-        check_fingerprint(checkpoint, store)
-        embedded = embed(checkpoint, store, ids, device)
+    embedded = embed_raw(store, ids, device) if checkpoint is None else embed(checkpoint, store, ids, device)
     if embedded.video.shape[1] != store.text_dim or embedded.frames.shape[1] != store.text_dim:
         raise StepclipError(
-            f"video vectors of {embedded.video.shape[1]} and {embedded.frames.shape[1]} numbers, texts of {store.text_dim}",
+            f"video vectors of {embedded.video.shape[1]} numbers, texts of {store.text_dim}",
             "one shared space",
             "train a model on these features and build the index with it",
         )
@@ -183,8 +178,12 @@ def _window_steps(embedded: Embedded, store: FeatureStore, manifest: Manifest) -
 
     scripts = {v: manifest[v].steps for v in embedded.video_ids if v in manifest}
     known = {s: store.has_text(s, "step") for script in scripts.values() for s in script}
-    rows = [i for i, v in enumerate(embedded.video_ids) if scripts.get(v) and all(known[s] for s in scripts[v])]
-    found = align_scripts(embedded, store, np.array(rows, dtype=np.int64), [scripts[embedded.video_ids[i]] for i in rows])
+    rows = [
+        i for i, v in enumerate(embedded.video_ids) if scripts.get(v) and all(known[s] for s in scripts[v])
+    ]
+    found = align_scripts(
+        embedded, store, np.array(rows, dtype=np.int64), [scripts[embedded.video_ids[i]] for i in rows]
+    )
     steps = [np.zeros(0, dtype=np.int64)] * len(embedded)
     for i, labels in zip(rows, found.labels, strict=True):
         steps[i] = labels
@@ -195,7 +194,7 @@ def _write_ids(path: Path, embedded: Embedded, manifest: Manifest, steps: list[n
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    videos = [manifest[v] if v in manifest else None for v in embedded.video_ids]
+    videos = [manifest[v] if v in manifest else None for v in embedded.video_ids]  # noqa: SIM401
     table = pa.table(
         {
             "video_id": pa.array(embedded.video_ids, pa.string()),
@@ -208,7 +207,9 @@ def _write_ids(path: Path, embedded: Embedded, manifest: Manifest, steps: list[n
             "trim": pa.array([(v.start or 0.0) if v else 0.0 for v in videos], pa.float64()),
             "duration": pa.array(embedded.durations.tolist(), pa.float64()),
             "first": pa.array(embedded.offsets[:-1].tolist(), pa.int64()),
-            "times": pa.array([embedded.times[embedded.slice(i)] for i in range(len(videos))], pa.list_(pa.float64())),
+            "times": pa.array(
+                [embedded.times[embedded.slice(i)] for i in range(len(videos))], pa.list_(pa.float64())
+            ),
             "steps": pa.array(steps, pa.list_(pa.int64())),
         }
     )
@@ -233,14 +234,16 @@ def _put_in_place(aside: Path, out: Path) -> None:
 class SearchIndex:
     """An index opened for many queries. Use `SearchIndex.open(folder)`."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any], videos: Any, windows: Any, ids: dict[str, list[Any]]) -> None:
+    def __init__(
+        self, folder: Path, meta: dict[str, Any], videos: Any, windows: Any, ids: dict[str, list[Any]]
+    ) -> None:
         self.folder, self.meta, self.videos, self.windows, self.ids = folder, meta, videos, windows, ids
         self.fingerprint = Fingerprint(meta["fingerprint"])
         self.first = np.array([*ids["first"], windows.ntotal], dtype=np.int64)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SearchIndex:
-        """Open an index folder; StepclipError when it is missing, incomplete, unreadable, or of another schema."""
+        """Open an index folder; StepclipError when it is missing, damaged, or of another schema."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -248,29 +251,46 @@ class SearchIndex:
         folder = Path(folder)
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            raise StepclipError(f"no index at {folder}: {', '.join(missing)} missing", "an index folder", "stepclip index")
+            raise StepclipError(
+                f"no index at {folder}: {', '.join(missing)} missing",
+                "an index folder",
+                "stepclip index build",
+            )
         meta = read_json(folder / "meta.json")
         if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
             got = meta.get("schema") if isinstance(meta, dict) else meta
-            raise StepclipError(f"{folder} has index schema {got!r}", f"schema {SCHEMA}", "stepclip index, to build it anew")
+            raise StepclipError(
+                f"{folder} has index schema {got!r}", f"schema {SCHEMA}", "stepclip index build"
+            )
         try:
             videos = faiss.read_index(str(folder / "videos.faiss"))
             windows = faiss.read_index(str(folder / "windows.faiss"))
             ids = pq.read_table(folder / "ids.parquet").to_pydict()
         except (RuntimeError, OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0][:200]
-            raise StepclipError(f"the index at {folder} cannot be read: {reason}", "", "stepclip index") from error
+            raise StepclipError(
+                f"the index at {folder} cannot be read: {reason}", "", "stepclip index build"
+            ) from error
         counts = (videos.ntotal, windows.ntotal, len(ids["video_id"]), sum(map(len, ids["times"])))
         wanted = (meta["videos"], meta["windows"], meta["videos"], meta["windows"])
         if counts != wanted:
-            raise StepclipError(f"the index at {folder} holds {counts} rows", f"{wanted}", "stepclip index, to build it anew")
+            raise StepclipError(
+                f"the index at {folder} holds {counts} rows", f"{wanted}", "stepclip index build"
+            )
         return cls(folder, meta, videos, windows, ids)
 
     def check(self, encoder: TextEncoder) -> None:
         """StepclipError when the encoder is not the one the indexed features were made by."""
-        mine = {k: v for k, v in self.fingerprint.fields.items() if k.split(".")[0] in ("encoder", "preprocess", "text")}
+        mine = {
+            k: v
+            for k, v in self.fingerprint.fields.items()
+            if k.split(".")[0] in ("encoder", "preprocess", "text")
+        }
         fields = encoder.fields()
-        asked = {k: fields[k] if k in fields else fields.get(k.removeprefix("encoder."), v) for k, v in mine.items()}
+        asked = {
+            k: fields[k] if k in fields else fields.get(k.removeprefix("encoder."), v)
+            for k, v in mine.items()
+        }
         here, there = Fingerprint(mine), Fingerprint(asked)
         if here != there:
             raise StepclipError(
@@ -291,7 +311,9 @@ class SearchIndex:
         self.check(encoder)
         query = np.asarray(encoder.encode_texts([text]), dtype=np.float32).reshape(1, -1)
         if query.shape[1] != self.meta["dim"]:
-            raise StepclipError(f"a text feature of {query.shape[1]} numbers", f"{self.meta['dim']}, as in the index")
+            raise StepclipError(
+                f"a text feature of {query.shape[1]} numbers", f"{self.meta['dim']}, as in the index"
+            )
         query = np.ascontiguousarray(query / max(float(np.linalg.norm(query)), 1e-12))
         top = min(top, self.videos.ntotal)
         if by == "video":
@@ -302,7 +324,7 @@ class SearchIndex:
         return [self._answer(row, score, query[0]) for row, score in found]
 
     def _best_moments(self, query: np.ndarray, top: int) -> list[tuple[int, float]]:
-        """The `top` videos by their best window: ask for more windows until that many videos have shown up."""
+        """The `top` videos by their best window: ask for more windows until that many videos show up."""
         total = self.windows.ntotal
         wanted = min(total, 64 * top)
         while True:
@@ -338,8 +360,8 @@ class SearchIndex:
 def grow(scores: np.ndarray, peak: int, share: float = SPAN_SHARE) -> tuple[int, int]:
     """First and one past the last window of the stretch around `peak` where `scores` (T,) stay near the peak.
 
-    Near is above the peak by less than `share` of what it stands over the video's median, so a video that scores the
-    same everywhere is one whole span and a sharp moment a short one.
+    Near is above the peak by less than `share` of what it stands over the video's median, so a video that
+    scores the same everywhere is one whole span and a sharp moment a short one.
     """
     floor = scores[peak] - share * (scores[peak] - np.median(scores))
     below = np.flatnonzero(scores < floor - 1e-7)
@@ -348,12 +370,16 @@ def grow(scores: np.ndarray, peak: int, share: float = SPAN_SHARE) -> tuple[int,
 
 
 def search(
-    index: SearchIndex | str | os.PathLike[str], text: str, encoder: TextEncoder, top: int = 5, by: str = "moment"
+    index: SearchIndex | str | os.PathLike[str],
+    text: str,
+    encoder: TextEncoder,
+    top: int = 5,
+    by: str = "moment",
 ) -> list[Answer]:
     """Search an index (folder, or opened once for many queries) for a text, best answer first, one per video.
 
-    by "moment" ranks videos by their best second, for a sentence; by "video" by the whole video, for a script.
-    StepclipError when the encoder is not the one of the indexed features.
+    by "moment" ranks videos by their best second, for a sentence; by "video" by the whole video, for a
+    script. StepclipError when the encoder is not the one of the indexed features.
     """
     opened = index if isinstance(index, SearchIndex) else SearchIndex.open(index)
     return opened.search(text, encoder, top, by)

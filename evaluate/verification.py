@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Verification:
     """Unmatched is the positive class and the distance its score, so an AUC of 1 is perfect and .5 is chance.
 
-    `wdr` has no upper bound; `wdr_constant` is what equal distances for all pairs would reach. Both are nan where
-    they are undefined. `ci` is the 95 % interval of the AUC over resampled pairs.
+    `wdr` has no upper bound; `wdr_constant` is what equal distances for all pairs would reach. Both are nan
+    where they are undefined. `ci` is the 95 % interval of the AUC over resampled pairs.
     """
 
     auc: float
@@ -50,12 +50,17 @@ def verify(
     distances = np.asarray(distances, dtype=np.float64)
     unmatched = np.array([not pair.matched for pair in pairs], dtype=bool)
     if distances.shape != (len(pairs),):
-        raise StepclipError(f"distances of shape {distances.shape} for {len(pairs)} pairs", "one distance per pair")
+        raise StepclipError(
+            f"distances of shape {distances.shape} for {len(pairs)} pairs", "one distance per pair"
+        )
     if not np.isfinite(distances).all():
-        raise StepclipError(f"{int((~np.isfinite(distances)).sum())} distances are not finite", "finite numbers")
+        raise StepclipError(
+            f"{int((~np.isfinite(distances)).sum())} distances are not finite", "finite numbers"
+        )
     if not unmatched.any() or unmatched.all():
         raise StepclipError(
-            f"{int((~unmatched).sum())} matched and {int(unmatched.sum())} unmatched pairs", "at least one pair of each"
+            f"{int((~unmatched).sum())} matched and {int(unmatched.sum())} unmatched pairs",
+            "at least one pair of each",
         )
 
     false_alarm, hit, _ = roc_curve(unmatched, distances, drop_intermediate=False)
@@ -117,7 +122,7 @@ def _histogram(groups: np.ndarray, size: int) -> np.ndarray:
 
 
 def edit_distance(a: Sequence[str], b: Sequence[str], substitution: int = 2) -> int:
-    """Edit distance of two step lists, insertion and deletion 1; with substitution 2 it is |a| + |b| - 2 LCS."""
+    """Edit distance of two step lists, insertion and deletion 1; with substitution 2, |a| + |b| - 2 LCS."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         diagonal, row[0] = row[0], i
@@ -132,8 +137,9 @@ def weighted_distance_ratio(
 ) -> tuple[float, float, list[str]]:
     """WDR, its value for equal distances, and notes (`methods/weaksvr.md` 5.2).
 
-    Mean over unmatched pairs of distance / edit distance of the step lists, divided by the mean distance of the
-    matched pairs. Unmatched pairs with one and the same step list have no edit distance and are left out.
+    Mean over unmatched pairs of distance / edit distance of the step lists, divided by the mean distance of
+    the matched pairs. Unmatched pairs with one and the same step list have no edit distance and are left
+    out.
     """
     known: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
     edits = np.zeros(len(pairs))

@@ -24,7 +24,9 @@ KINDS = ("order", "deletion", "addition")
 class MemoryStore:
     """The reading side of a feature store, held in memory."""
 
-    def __init__(self, frames: dict[str, np.ndarray], texts: dict[str, np.ndarray], fingerprint: Fingerprint) -> None:
+    def __init__(
+        self, frames: dict[str, np.ndarray], texts: dict[str, np.ndarray], fingerprint: Fingerprint
+    ) -> None:
         self.frames, self.texts, self.fingerprint = frames, texts, fingerprint
         self.video_ids = tuple(frames)
         self.dim = self.text_dim = DIM
@@ -44,7 +46,9 @@ class MemoryStore:
         except KeyError as error:
             raise StepclipError(f"no text {error}") from None
 
-    def load(self, device: str = "cpu", video_ids: Sequence[str] | None = None, dtype: object = None) -> PackedFeatures:
+    def load(
+        self, device: str = "cpu", video_ids: Sequence[str] | None = None, dtype: object = None
+    ) -> PackedFeatures:
         ids = self.video_ids if video_ids is None else tuple(video_ids)
         parts = [self.frames[v] for v in ids]
         lengths = [len(p) for p in parts]
@@ -102,9 +106,15 @@ def build_world(people: int = 3, noise: float = 0.05, seed: int = 0, idle: int =
             frames[video_id] = (5 * (features + noise * rng.normal(size=features.shape))).astype(np.float16)
             videos.append(
                 VideoRow(
-                    video_id, f"/videos/{video_id}.mp4", procedure.split(".")[0], procedure, "test",
-                    steps=script, step_start=tuple(start), step_end=tuple(end),
-                )  # fmt: skip
+                    video_id,
+                    f"/videos/{video_id}.mp4",
+                    procedure.split(".")[0],
+                    procedure,
+                    "test",
+                    steps=script,
+                    step_start=tuple(start),
+                    step_end=tuple(end),
+                )
             )
     pairs, matching = [], []
     for t in range(TASKS):
@@ -117,13 +127,20 @@ def build_world(people: int = 3, noise: float = 0.05, seed: int = 0, idle: int =
             for p in range(1, 4):
                 pairs.append(Pair(f"{t}.0-p{person}", f"{t}.{p}-p{other}", False, KINDS[p - 1], "test"))
     manifest = Manifest(tuple(videos), tuple(pairs), tuple(matching), "planted")
-    store = MemoryStore(frames, texts, Fingerprint({"encoder.name": "planted", "encoder.weights": "w", "schema": 1}))
+    store = MemoryStore(
+        frames, texts, Fingerprint({"encoder.name": "planted", "encoder.weights": "w", "schema": 1})
+    )
     packed = store.load()
     video = torch.from_numpy(store.text([v.paragraph for v in videos], "paragraph"))
     embedded = Embedded(
-        "planted", packed.video_ids, video, packed.features.float(), packed.times.numpy(), packed.offsets.numpy(),
+        "planted",
+        packed.video_ids,
+        video,
+        packed.features.float(),
+        packed.times.numpy(),
+        packed.offsets.numpy(),
         packed.durations.numpy(),
-    )  # fmt: skip
+    )
     return World(manifest, store, embedded)
 
 

@@ -98,7 +98,10 @@ def test_controls_on_the_planted_world(world) -> None:  # type: ignore[no-untype
     base = raw(world)
     pairs = world.manifest.pairs
     a, b = pair_rows(base, [(p.video_a, p.video_b) for p in pairs])
-    scored = {name: verify(control_distances(name, base, a, b), pairs, world.manifest, resamples=10) for name in CONTROLS}
+    scored = {
+        name: verify(control_distances(name, base, a, b), pairs, world.manifest, resamples=10)
+        for name in CONTROLS
+    }
     assert scored["clock"].auc == 0.5 and np.isnan(scored["clock"].wdr)
     assert scored["dtw-raw"].auc == 1
     assert control_distances("dtw-raw", base, a, b) == pytest.approx(alignment(base, a, b))

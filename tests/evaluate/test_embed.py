@@ -22,7 +22,11 @@ def small_checkpoint(world, frames: int = 8, **config):  # type: ignore[no-untyp
     model = ModelConfig(frames=frames, width=16, depth=1, heads=2, head_dim=8, residual=False, **config)
     recipe = load_recipe("weaksvr-corrected").model_copy(update={"model": model})
     return SimpleNamespace(
-        recipe=recipe, model=StepModel(model, DIM, DIM), fingerprint=world.store.fingerprint, step=3, metrics={}
+        recipe=recipe,
+        model=StepModel(model, DIM, DIM),
+        fingerprint=world.store.fingerprint,
+        step=3,
+        metrics={},
     )
 
 

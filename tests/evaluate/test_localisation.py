@@ -9,12 +9,23 @@ from hypothesis import strategies as st
 
 from stepclip.cache.errors import StepclipError
 from stepclip.cache.manifest import VideoRow
-from stepclip.evaluate.localisation import align_scripts, frame_borders, localise, span_iou, step_spans, uniform_split
+from stepclip.evaluate.localisation import (
+    align_scripts,
+    frame_borders,
+    localise,
+    span_iou,
+    step_spans,
+    uniform_split,
+)
 
 
 def row(start: list[float], end: list[float], video_id: str = "v") -> VideoRow:
     return VideoRow(
-        video_id, "", steps=tuple(f"s{k}" for k in range(len(start))), step_start=tuple(start), step_end=tuple(end)
+        video_id,
+        "",
+        steps=tuple(f"s{k}" for k in range(len(start))),
+        step_start=tuple(start),
+        step_end=tuple(end),
     )
 
 
@@ -89,7 +100,9 @@ def test_perfect_labels_and_idle_frames() -> None:
     result = localise([labels], [times], [5.0], [video])
     assert result.frame_accuracy == 1.0
     assert result.all_frames == 8 / 20
-    truth_only = localise([np.where(times < 3, 0, 1)], [times], [5.0], [row([0.0, 3.0 - 0.125], [3.0 - 0.125, 5.0])])
+    truth_only = localise(
+        [np.where(times < 3, 0, 1)], [times], [5.0], [row([0.0, 3.0 - 0.125], [3.0 - 0.125, 5.0])]
+    )
     assert truth_only.frame_accuracy == truth_only.iou == 1.0
 
 
@@ -108,7 +121,12 @@ def test_planted_world_is_found_and_random_frames_are_not(world) -> None:  # typ
     chunked = align_scripts(e, world.store, rows, scripts, chunk_bytes=1)
     assert all((x == y).all() for x, y in zip(aligned.labels, chunked.labels, strict=True))
     assert np.allclose(aligned.scores, chunked.scores)
-    uniform = localise([uniform_split(len(t), len(s)) for t, s in zip(times, scripts, strict=True)], times, list(e.durations), videos)
+    uniform = localise(
+        [uniform_split(len(t), len(s)) for t, s in zip(times, scripts, strict=True)],
+        times,
+        list(e.durations),
+        videos,
+    )
     dice = torch.randn(e.frames.shape, generator=torch.Generator().manual_seed(0))
     noise = align_scripts(dataclasses.replace(e, frames=dice), world.store, rows, scripts)
     bad = localise(noise.labels, times, list(e.durations), videos)

@@ -29,7 +29,11 @@ def literal_rank(scores: np.ndarray, relevant: np.ndarray) -> int:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6).filter(lambda x: any(r for _, r in x)))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6).filter(
+        lambda x: any(r for _, r in x)
+    )
+)
 def test_ties_are_the_mean_over_all_their_orders(items: list[tuple[int, bool]]) -> None:
     """`sorted` is stable, so permuting the gallery walks through every way to break the ties."""
     ranks = [
@@ -62,7 +66,9 @@ def test_perfect_inverted_and_constant_scorers() -> None:
     assert (inverted.r10, inverted.medr) == (0, 17)
     constant = retrieve(np.zeros((5, 20)), relevant)
     assert constant.r1 == pytest.approx(4 / 20)
-    assert constant.medr == pytest.approx(21 / 5)  # (G + 1) / (r + 1): expected first of r among G in random order
+    assert constant.medr == pytest.approx(
+        21 / 5
+    )  # (G + 1) / (r + 1): expected first of r among G in random order
     rng = np.random.default_rng(1)
     dice = retrieve(rng.random((2000, 20)), np.tile(relevant, (400, 1)))
     assert dice.r5 == pytest.approx(constant.r5, abs=0.04)
@@ -108,7 +114,9 @@ def test_script_score_is_the_literal_best_path(world) -> None:  # type: ignore[n
     for i in range(1, t):
         for k in range(s):
             best[i, k] = cosine[i, k] + max(best[i - 1, k], best[i - 1, k - 1] if k else -np.inf)
-    assert script_scores(world.embedded, world.store, [script])[0, row] == pytest.approx(best[-1, -1] / t, abs=1e-5)
+    assert script_scores(world.embedded, world.store, [script])[0, row] == pytest.approx(
+        best[-1, -1] / t, abs=1e-5
+    )
 
 
 def test_rows_without_features_are_left_out_and_said(world) -> None:  # type: ignore[no-untyped-def]

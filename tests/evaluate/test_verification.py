@@ -1,4 +1,4 @@
-"""Verification against literal references: every pair of pairs, the published golden value, planted distances."""
+"""Verification against literal references: every pair of pairs, the golden value, planted distances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def literal_auc(distances: np.ndarray, unmatched: np.ndarray) -> float:
-    won = [1.0 if u > m else 0.5 if u == m else 0.0 for u in distances[unmatched] for m in distances[~unmatched]]
+    won = [
+        1.0 if u > m else 0.5 if u == m else 0.0 for u in distances[unmatched] for m in distances[~unmatched]
+    ]
     return float(np.mean(won))
 
 
@@ -137,7 +139,10 @@ def test_edit_distance(a: str, b: str, substitution: int) -> None:
 
 
 def test_wdr_golden_value() -> None:
-    golden_file, bank_file = DATA / "golden" / "weaksvr.json", DATA / "annotations" / "CSV" / "label_bank.json"
+    golden_file, bank_file = (
+        DATA / "golden" / "weaksvr.json",
+        DATA / "annotations" / "CSV" / "label_bank.json",
+    )
     if not golden_file.exists() or not bank_file.exists():
         pytest.skip("shared data are not here")
     golden, bank = json.loads(golden_file.read_text())["wdr"], json.loads(bank_file.read_text())
@@ -160,7 +165,9 @@ def test_wdr_of_equal_distances_on_csv_is_the_measured_one() -> None:
     rows = [line.split() for line in (folder / "test_pairs.txt").read_text().splitlines() if line.strip()]
     labels = {video: label for a, la, b, lb in rows for video, label in ((a, la), (b, lb))}
     pairs = [Pair(a, b, la == lb, "matched" if la == lb else "other") for a, la, b, lb in rows]
-    manifest = Manifest(tuple(VideoRow(v, "", steps=tuple(bank[la])) for v, la in labels.items()), tuple(pairs))
+    manifest = Manifest(
+        tuple(VideoRow(v, "", steps=tuple(bank[la])) for v, la in labels.items()), tuple(pairs)
+    )
     result = verify(np.full(len(pairs), 0.7), pairs, manifest, resamples=2)
     assert result.wdr == pytest.approx(result.wdr_constant) == pytest.approx(0.293, abs=5e-4)
     assert (result.matched, result.unmatched) == (500, 500)
