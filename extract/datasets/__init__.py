@@ -1,1 +1,57 @@
-"""StepCLIP."""
+"""Data sets by name: `load_dataset("csv", videos=..., annotations=...)`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...cache.errors import StepclipError, nearest
+from ...cache.manifest import Manifest
+from .base import Loaded, Loader
+from .csv import load_csv
+
+__all__ = ["DATASETS", "Loaded", "load_dataset"]
+
+
+def load_manifest(videos: Path | None, annotations: Path | None) -> Loaded:
+    """Anyone's own videos: `annotations` (or `videos`) is a CSV, TSV, JSONL, Parquet or a written manifest folder."""
+    source = annotations or videos
+    if source is None:
+        raise StepclipError("no manifest given", "a CSV, TSV, JSONL or Parquet file", "MANIFEST=videos.csv")
+    return _present(Manifest.read(source))
+
+
+def load_benchlab(videos: Path | None, annotations: Path | None) -> Loaded:
+    """The synthetic bench: the folder that `stepclip benchlab --out DIR` made (or its manifest/)."""
+    source = annotations or videos
+    if source is None:
+        raise StepclipError("no bench given", "the folder that benchlab made", "stepclip benchlab --out DIR")
+    if not source.exists():
+        raise StepclipError(f"no bench at {source}", "the folder of one", f"stepclip benchlab --out {source}")
+    manifest = source / "manifest"
+    return _present(Manifest.read(manifest if manifest.is_dir() else source))
+
+
+def _present(manifest: Manifest) -> Loaded:
+    """All rows stay, so that a missing file is listed as a failure of the extraction; here it is only told."""
+    missing = [row.video_id for row in manifest if not os.path.lexists(row.path)]
+    notes = [f"{len(missing)} of {len(manifest)} video files are missing"] if missing else []
+    return Loaded(manifest, missing, notes)
+
+
+DATASETS: dict[str, Loader] = {"csv": load_csv, "manifest": load_manifest, "benchlab": load_benchlab}
+
+
+def load_dataset(
+    name: str,
+    videos: str | os.PathLike[str] | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+) -> Loaded:
+    """The data set `name` with its videos and annotation files. Raises StepclipError for a name, folder or file that is
+    not there or not as released, saying what was expected."""
+    if name not in DATASETS:
+        raise StepclipError(f"no data set '{name}'{nearest(name, DATASETS)}", f"one of {', '.join(DATASETS)}")
+    return DATASETS[name](
+        Path(videos).expanduser() if videos is not None else None,
+        Path(annotations).expanduser() if annotations is not None else None,
+    )

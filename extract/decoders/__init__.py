@@ -33,7 +33,13 @@ __all__ = [
 # name -> (module, class, what it imports, its distribution, what to run to get it)
 DECODERS: dict[str, tuple[str, str, str, str, str]] = {
     "pyav": (".pyav", "PyAVDecoder", "av", "av", "pip install av"),
-    "decord": (".decord", "DecordDecoder", "decord", "decord", "pip install decord (x86-64 Linux, macOS, Windows)"),
+    "decord": (
+        ".decord",
+        "DecordDecoder",
+        "decord",
+        "decord",
+        "pip install decord (x86-64 Linux, macOS, Windows)",
+    ),
     "ffmpeg": (
         ".ffmpeg",
         "FFmpegDecoder",

@@ -59,9 +59,8 @@ class Sampling:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.frames is not None or self.every is not None:
-            if self.fps == 4.0:  # the default gives way to what was asked for
-                object.__setattr__(self, "fps", None)
+        if self.fps == 4.0 and (self.frames is not None or self.every is not None):
+            object.__setattr__(self, "fps", None)  # the default gives way to what was asked for
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise StepclipError(
@@ -70,7 +69,9 @@ class Sampling:
         name, value = next(iter(given.items()))
         whole = name == "fps" or int(value) == value
         if not (0 < value < float("inf") and whole):
-            raise StepclipError(f"sampling with {name}={value}", "a number above 0 (frames, every: a whole one)")
+            raise StepclipError(
+                f"sampling with {name}={value}", "a number above 0 (frames, every: a whole one)"
+            )
 
     def fields(self) -> dict[str, Any]:
         """For the fingerprint: `sampling.fps`, `sampling.frames` or `sampling.every`."""
@@ -173,7 +174,7 @@ class Picker(Generic[Payload]):
             k = 0
             while True:
                 instant = self.start + k / self.sampling.fps
-                if self.end is not None and instant >= self.end - TOLERANCE:
+                if k and self.end is not None and instant >= self.end - TOLERANCE:
                     return
                 yield instant
                 k += 1
@@ -251,7 +252,9 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file that can be opened; DecodeError otherwise (a FIFO or a device is not a file)."""
     path = Path(path)
     if not os.path.lexists(path):
-        raise DecodeError("missing-file", f"no file at {path}", "a video file", "check the path in the manifest")
+        raise DecodeError(
+            "missing-file", f"no file at {path}", "a video file", "check the path in the manifest"
+        )
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "a broken link" if path.is_symlink() else "not a plain file"
         reason = "missing-file" if kind == "a broken link" else "not-a-file"
@@ -261,7 +264,9 @@ def check_file(path: str | os.PathLike[str]) -> Path:
             if not file.read(1):
                 raise DecodeError("empty-file", f"{path} is empty (0 bytes)", "a video file", "copy it again")
     except OSError as error:
-        raise DecodeError("unreadable", f"{path} cannot be read: {error.strerror}", "a readable file") from error
+        raise DecodeError(
+            "unreadable", f"{path} cannot be read: {error.strerror}", "a readable file"
+        ) from error
     return path
 
 

@@ -14,7 +14,18 @@ import decord
 import numpy as np
 
 from ..geometry import short_side
-from .base import DecodeError, Decoder, End, Picker, Sampling, Shown, check_complete, check_file, check_trim, end_of
+from .base import (
+    DecodeError,
+    Decoder,
+    End,
+    Picker,
+    Sampling,
+    Shown,
+    check_complete,
+    check_file,
+    check_trim,
+    end_of,
+)
 from .pyav import probe
 
 SKIPS_WELL = {"h264"}
@@ -41,14 +52,20 @@ class DecordDecoder(Decoder):
         fault = "MPEG-TS" if "mpegts" in declared.format else "AV1" if declared.codec == "av1" else ""
         if fault:
             raise DecodeError(
-                "unsupported", f"{path} is {fault}, which decord gets wrong", "another decoder", "--decoder pyav"
+                "unsupported",
+                f"{path} is {fault}, which decord gets wrong",
+                "another decoder",
+                "--decoder pyav",
             )
         try:
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
             spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64).reshape(-1, 2)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError(
-                "unreadable", f"{path}: decord cannot read it: {_first_line(error)}", "a whole file", "--decoder pyav"
+                "unreadable",
+                f"{path}: decord cannot read it: {_first_line(error)}",
+                "a whole file",
+                "--decoder pyav",
             ) from error
         spans -= spans[0, 0] if len(spans) else 0.0
         picker: Picker[int] = Picker(sampling, begin, end, None, declared.duration)

@@ -73,7 +73,10 @@ class FFmpegDecoder(Decoder):
         if size is not None and min(declared.width, declared.height) > size:
             # the display matrix is applied before the filter, so the size is told by whichever side is shorter there
             high, wide = short_side(declared.height, declared.width, size)
-            shape = {"w": f"if(gt(iw,ih),{max(high, wide)},{size})", "h": f"if(gt(iw,ih),{size},{max(high, wide)})"}
+            shape = {
+                "w": f"if(gt(iw,ih),{max(high, wide)},{size})",
+                "h": f"if(gt(iw,ih),{size},{max(high, wide)})",
+            }
             graph = graph.filter("scale", flags="bicubic+accurate_rnd+full_chroma_int", **shape)
         graph = graph.filter("showinfo", checksum=0)
         options = {"fps_mode": "passthrough"} if self._knows_fps_mode() else {"vsync": "passthrough"}

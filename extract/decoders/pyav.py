@@ -14,7 +14,18 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Interpolation
 
 from ..geometry import short_side
-from .base import DecodeError, Decoder, End, Picker, Sampling, Shown, check_complete, check_file, check_trim, end_of
+from .base import (
+    DecodeError,
+    Decoder,
+    End,
+    Picker,
+    Sampling,
+    Shown,
+    check_complete,
+    check_file,
+    check_trim,
+    end_of,
+)
 
 SEEKABLE = ("mov", "matroska", "avi", "flv")  # containers whose index can be trusted (MPEG-TS has none)
 SEEK_FROM = 10.0  # seconds: a trim that starts earlier is reached by decoding up to it
@@ -39,14 +50,20 @@ def open_video(path: Path) -> tuple[Any, Any]:
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, ValueError, OSError) as error:
-        raise DecodeError("unreadable", f"{path} is not a video that can be read: {error}", "a video file") from error
+        raise DecodeError(
+            "unreadable", f"{path} is not a video that can be read: {error}", "a video file"
+        ) from error
     streams = [
-        stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & av.stream.Disposition.attached_pic
     ]
     if not streams:
         kinds = sorted({stream.type for stream in container.streams}) or ["no"]
         container.close()
-        raise DecodeError("no-video-stream", f"{path} has no video, only {' and '.join(kinds)} streams", "a video")
+        raise DecodeError(
+            "no-video-stream", f"{path} has no video, only {' and '.join(kinds)} streams", "a video"
+        )
     best = container.streams.best("video")
     return container, best if best in streams else streams[0]
 
@@ -62,7 +79,9 @@ def probe(path: str | os.PathLike[str]) -> Probe:
         if context is None:
             return Probe(stream.index, container.format.name, "", 0, 0, rate, duration, audio)
         name = context.codec.canonical_name
-        return Probe(stream.index, container.format.name, name, context.width, context.height, rate, duration, audio)
+        return Probe(
+            stream.index, container.format.name, name, context.width, context.height, rate, duration, audio
+        )
 
 
 def measure(path: str | os.PathLike[str]) -> float:

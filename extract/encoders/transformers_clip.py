@@ -1,0 +1,244 @@
+"""CLIP through transformers: any CLIPModel with its tokenizer, from a local folder or the hub's local cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...cache.errors import StepclipError
+from .base import autocast, clean, resolve_device, resolve_precision, sha256_of
+from .preprocess import Preprocess
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FILES = ("config.json", "preprocessor_config.json", "vocab.json", "merges.txt")
+_log = logging.getLogger("stepclip")
+
+
+class TransformersCLIP:
+    """A CLIPModel, its tokenizer and its preprocessing, as an Encoder."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocess: Preprocess,
+        *,
+        name: str,
+        weights: str,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> None:
+        self.name, self.weights, self.preprocess, self.tokenizer = name, weights, preprocess, tokenizer
+        self.device = resolve_device(device)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.precision = resolve_precision(precision, self.device, parameters)
+        self.model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        self.dim = int(model.config.projection_dim)
+        self.image_size = preprocess.crop
+        self.context = int(model.config.text_config.max_position_embeddings)
+        self.batch = 256 if self.device != "cpu" else 64
+        self._end = self._checked_end()
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, name: str = "", device: str = "auto", precision: str = "fp32"
+    ) -> TransformersCLIP:
+        """Load a folder that `CLIPModel.save_pretrained` and its tokenizer wrote. StepclipError when it is not one."""
+        from transformers import AutoTokenizer, CLIPModel
+
+        files = weight_files(folder)
+        try:
+            with _quiet():
+                model, report = CLIPModel.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                )
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # transformers raises many kinds for a folder that is not right
+            raise StepclipError(
+                f"{folder} cannot be loaded as a CLIP model: {_short(error)}",
+                "a folder with config.json, model.safetensors, tokenizer.json, preprocessor_config.json",
+            ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise StepclipError(
+                f"{folder} lacks {len(missing)} of the model's weights ({missing[0]}, ...)",
+                "all weights of a CLIPModel",
+            )
+        preprocess = Preprocess.read(
+            folder / "preprocessor_config.json", model.config.vision_config.image_size
+        )
+        return cls(
+            model,
+            tokenizer,
+            preprocess,
+            name=name or str(folder),
+            weights=sha256_of(files),
+            device=device,
+            precision=precision,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """For the fingerprint. Of the name only its last part: the same model in the hub and in a folder is one."""
+        return {
+            "encoder.name": self.name.rstrip("/").rsplit("/", 1)[-1],
+            "encoder.weights": self.weights,
+            "encoder.precision": self.precision,
+            "encoder.context": self.context,
+            **self.preprocess.fields(),
+        }
+
+    @torch.inference_mode()
+    def encode_images(self, images: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8 RGB to (T, D) float32, raw."""
+        parts = [np.zeros((0, self.dim), np.float32)]
+        for first in range(0, len(images), self.batch):
+            pixels = self.preprocess(images[first : first + self.batch], self.device)
+            with autocast(self.device, self.precision):
+                features = self.model.get_image_features(pixel_values=pixels).pooler_output
+            parts.append(features.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts to (n, D) float32, raw; the state at the first end token, projected."""
+        features = np.zeros((len(texts), self.dim), np.float32)
+        tokens = [self._cut(ids) for ids in self._tokens(texts)]
+        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))  # alike lengths pad little
+        for first in range(0, len(order), self.batch):
+            places = order[first : first + self.batch]
+            longest = len(tokens[places[-1]])
+            # attention is causal, so what fills up behind the end token changes nothing before it
+            ids = torch.full((len(places), longest), self._end)
+            for row, place in enumerate(places):
+                ids[row, : len(tokens[place])] = torch.tensor(tokens[place])
+            ends = (ids == self._end).int().argmax(dim=1)
+            with autocast(self.device, self.precision):
+                states = self.model.text_model(input_ids=ids.to(self.device)).last_hidden_state
+                pooled = states[torch.arange(len(places)), ends.to(self.device)]
+                projected = self.model.text_projection(pooled)
+            features[places] = projected.float().cpu().numpy()
+        return features
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, start and end included, before it is cut at `context`."""
+        return [len(ids) for ids in self._tokens(texts)]
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        cleaned = [clean(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(cleaned, truncation=False, padding=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        return ids if len(ids) <= self.context else [*ids[: self.context - 1], self._end]
+
+    def _checked_end(self) -> int:
+        """The id of the end token, at which a text's feature is read; the tokenizer and the model must agree."""
+        end, ids = self.tokenizer.eos_token_id, self._tokens(["a"])[0]
+        known = self.model.config.text_config.vocab_size
+        if end is None or not ids or ids[-1] != end or max(ids) >= known:
+            raise StepclipError(
+                f"the tokenizer of {self.name} makes {ids} of 'a', its end token is {end}",
+                f"texts that end with the end token, ids below {known}",
+            )
+        return int(end)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder, sorted (one, or its shards)."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        stem, suffix = name.rsplit(".", 1)
+        if shards := sorted(folder.glob(f"{stem}-*-of-*.{suffix}")):
+            return shards
+    there = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
+    raise StepclipError(
+        f"the folder {folder} holds no weights; found: {', '.join(there) or 'nothing'}",
+        f"one of {' or '.join(WEIGHTS)} beside config.json",
+    )
+
+
+def hub_folder(name: str) -> Path:
+    """The local folder of a hub model: from the local cache, else downloaded; an error at once when neither is possible.
+
+    Offline (HF_HUB_OFFLINE=1) only the cache is looked at. Online one request with a short limit asks for the list of
+    files first, so that a machine without a network answers in seconds and not after a minute of retries.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    how = (
+        f"on a machine with a network `hf download {name} --local-dir {name.split('/')[-1]}`, then "
+        f"--encoder {name.split('/')[-1]}; or --encoder embedded, which needs no download"
+    )
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        if (folder / "config.json").is_file():
+            weight_files(folder)
+            return folder
+    except (LocalEntryNotFoundError, ValueError, OSError, StepclipError):
+        pass
+    if constants.HF_HUB_OFFLINE:
+        raise StepclipError(
+            f"the encoder {name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+            "its weights",
+            how,
+        )
+    try:
+        files = _remote_files(name)
+    except RepositoryNotFoundError as error:
+        raise StepclipError(
+            f"the hub has no model '{name}'", "a CLIP model, such as openai/clip-vit-base-patch16"
+        ) from error
+    except Exception as error:
+        raise StepclipError(
+            f"the encoder {name} is not on this machine, and the hub cannot be reached: {_short(error)}",
+            "its weights",
+            how,
+        ) from error
+    weights = next((weight for weight in WEIGHTS if weight in files), None)
+    if weights is None:
+        raise StepclipError(f"the hub's {name} holds no {' or '.join(WEIGHTS)}", "a model of transformers")
+    _log.info("downloading %s", name)
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=[weights, *FILES, "tokenizer*", "special_tokens_map.json"])
+        )
+    except Exception as error:
+        raise StepclipError(f"the download of {name} failed: {_short(error)}", "its weights", how) from error
+
+
+def _remote_files(name: str) -> set[str]:
+    from huggingface_hub import HfApi
+
+    return {sibling.rfilename for sibling in HfApi().model_info(name, timeout=5).siblings or ()}
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+class _quiet:
+    """Loading bars and warnings of transformers held back, for the faults are raised as errors anyway."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as chatter
+
+        self.chatter, self.level = chatter, chatter.get_verbosity()
+        self.bar = chatter.is_progress_bar_enabled()
+        chatter.set_verbosity_error()
+        chatter.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        self.chatter.set_verbosity(self.level)
+        if self.bar:
+            self.chatter.enable_progress_bar()
