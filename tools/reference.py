@@ -53,7 +53,7 @@ def reference() -> str:
 
     lines = [
         "Wherever they make sense: `--root DIR` (where data/, runs/ and indexes/ lie; default: the current",
-        "folder, or `STEPCLIP_ROOT`), `--device auto|cpu|cuda|cuda:N`, `--quiet` (no progress bars), `--help`.",
+        "folder, or `STEPCLIP_ROOT`), `--device auto|cpu|cuda|cuda:N`, `--quiet` (no bars), `--help`.",
         "",
     ]
     for name, command in commands(typer.main.get_command(app), "stepclip"):
