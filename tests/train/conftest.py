@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from stepclip.cache import FeatureWriter, Fingerprint, Manifest, VideoRow
 from stepclip.train import Recipe, load_recipe
 
@@ -41,10 +42,18 @@ def make(
                 ends = np.cumsum(lengths) / fps
                 rows.append(
                     VideoRow(
-                        name, f"/nowhere/{name}.mp4", str(task), f"{task}.{procedure}", split, None, None, tuple(steps),
-                        tuple((ends - lengths / fps).tolist()), tuple(ends.tolist()),
+                        name,
+                        f"/nowhere/{name}.mp4",
+                        str(task),
+                        f"{task}.{procedure}",
+                        split,
+                        None,
+                        None,
+                        tuple(steps),
+                        tuple((ends - lengths / fps).tolist()),
+                        tuple(ends.tolist()),
                     )
-                )  # fmt: skip
+                )
     manifest = Manifest(tuple(rows), name="made")
     with FeatureWriter(folder, Fingerprint({"encoder.name": "made", "seed": seed}), dim=DIM) as writer:
         for name, features in videos.items():
@@ -70,9 +79,19 @@ def small() -> Recipe:
 def small_recipe(*overrides: str) -> Recipe:
     return load_recipe(
         "benchlab",
-        ["data.batch=8", "model.frames=8", "model.width=32", "model.heads=2", "model.head_dim=16", "train.epochs=6",
-         "train.log_every=2", "train.save_every=2", "train.precision=fp32", *overrides],
-    )  # fmt: skip
+        [
+            "data.batch=8",
+            "model.frames=8",
+            "model.width=32",
+            "model.heads=2",
+            "model.head_dim=16",
+            "train.epochs=6",
+            "train.log_every=2",
+            "train.save_every=2",
+            "train.precision=fp32",
+            *overrides,
+        ],
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""`fit` from the outside: what it leaves on disk, that it learns, goes on to the bit, and refuses what it should."""
+"""`fit` from the outside: what it leaves on disk, that it learns, goes on to the bit, and refuses what it
+should."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Manifest, StepclipError
 from stepclip.train import fit, load_checkpoint
 from stepclip.train.alignment import monotone
@@ -167,15 +169,18 @@ def test_nothing_to_resume(made, small, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(made, recipe_with, tmp_path):
-    run = tmp_path / "run"
-    recipe = recipe_with(
-        "optim.lr=1e30", "optim.warmup=0", "optim.clip=0", "train.save_every=1", "train.log_every=1"
-    )
-    with pytest.raises(StepclipError, match=r"not finite at step \d+; its videos: \d\.\d/\d") as caught:
-        quiet(recipe, made, run)
+    run, recipe = tmp_path / "run", recipe_with()
+    quiet(recipe, made, run, stop_after=5)
+    before, last = weights(run), load_checkpoint(run).path
+    state = torch.load(last / "state.pt", weights_only=True)
+    state["model"]["output.weight"].fill_(float("nan"))
+    torch.save(state, last / "state.pt")
+    with pytest.raises(StepclipError, match=r"not finite at step 5; its videos: \d\.\d/\d") as caught:
+        quiet(recipe, made, run, resume=True)
     assert len(caught.value.found.split("videos: ")[1].split(", ")) == 8
-    for folder in (run / "checkpoints").glob("0*"):
-        assert all(v.isfinite().all() for v in load_checkpoint(folder).model.state_dict().values())
+    assert same(before, weights(run)) and load_checkpoint(run).path == last
+    with pytest.raises(StepclipError, match="not finite"):
+        quiet(recipe_with("optim.lr=1e30", "optim.warmup=0", "optim.clip=0"), made, tmp_path / "wild")
 
 
 def test_held_out_tasks_are_watched_not_trained_on(made, recipe_with, tmp_path):
