@@ -1,4 +1,4 @@
-"""The extraction engine: manifest -> decoding processes -> batches across videos -> encoder -> feature cache."""
+"""The extraction engine: manifest, decoding processes, batches across videos, encoder, feature cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMEOUT = 600.0  # seconds of decoding per video
 
 @dataclass
 class ExtractionReport:
-    """What an extraction did with its videos; `inputs == done + failed + skipped`. seconds, frames: of this run."""
+    """What an extraction did; `inputs == done + failed + skipped` videos. seconds, frames: of this run."""
 
     inputs: int
     done: int = 0
@@ -73,7 +73,9 @@ class ExtractionReport:
         for column in ("inputs", "done", "failed", "skipped", "frames", "texts", "seconds", "frames/s"):
             table.add_column(column, justify="right")
         counts = (self.inputs, self.done, self.failed, self.skipped, self.frames, self.texts)
-        table.add_row(*map(str, counts), f"{self.seconds:.1f}", f"{self.frames / max(self.seconds, 1e-9):.0f}")
+        table.add_row(
+            *map(str, counts), f"{self.seconds:.1f}", f"{self.frames / max(self.seconds, 1e-9):.0f}"
+        )
         parts: list[Any] = [table]
         if self.failures:
             failures = Table(title="Failed (tried again in the next run)", title_justify="left")
@@ -88,7 +90,9 @@ class ExtractionReport:
             parts.append(escape(f"damaged packets passed over in {len(self.damaged)} videos: {some}"))
         if self.over_long:
             most = max(each.tokens for each in self.over_long)
-            parts.append(f"{len(self.over_long)} scripts are longer than the encoder's context, up to {most} tokens")
+            parts.append(
+                f"{len(self.over_long)} scripts are longer than the encoder's context, up to {most} tokens"
+            )
         return Group(*parts)
 
 
@@ -129,11 +133,11 @@ def extract(
 ) -> ExtractionReport:
     """Extract features of all videos and texts of `manifest` into the cache folder `out`.
 
-    Videos that are in the cache are skipped; those that failed before are tried again. A video that cannot be decoded
-    is listed with its reason, and the rest goes on. sampling: 4 frames a second unless told; workers: decoding
-    processes (one per core but one); timeout: seconds of decoding per video, after which its process is killed.
-    Raises StepclipError for an empty manifest, a decoder or encoder that cannot be used, and a cache of another
-    fingerprint. Ctrl-C commits what is finished, then KeyboardInterrupt goes on.
+    Videos that are in the cache are skipped; those that failed before are tried again. A video that cannot be
+    decoded is listed with its reason, and the rest goes on. sampling: 4 frames a second unless told; workers:
+    decoding processes (one per core but one); timeout: seconds of decoding per video, after which its process
+    is killed. Raises StepclipError for an empty manifest, a decoder or encoder that cannot be used, and a
+    cache of another fingerprint. Ctrl-C commits what is finished, then KeyboardInterrupt goes on.
     """
     if not len(manifest):
         raise StepclipError("the manifest has no videos", "one video or more")
@@ -160,18 +164,22 @@ def extract(
                 size = _decoded_size(encoder)
                 plan = Plan(decoder, sampling, size, square=size == encoder.image_size)
                 jobs = [Job(index, row.path, row.start, row.end) for index, row in enumerate(todo)]
-                with DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool, _torch_threads(workers):
+                with (
+                    DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool,
+                    _torch_threads(workers),
+                ):
                     _Run(todo, writer, encoder, report, display).consume(pool)
     report.seconds = time.monotonic() - started
     if report.inputs != report.done + report.failed + report.skipped:
         raise AssertionError(
-            f"{report.inputs} inputs, but {report.done} done + {report.failed} failed + {report.skipped} skipped"
+            f"{report.inputs} inputs are not "
+            f"{report.done} done + {report.failed} failed + {report.skipped} skipped"
         )
     return report
 
 
 class _Run:
-    """Takes what the decoders send, encodes it in batches across videos, and writes each video once it is whole."""
+    """Takes what the decoders send, encodes it in batches across videos, writes each video once whole."""
 
     def __init__(
         self,
@@ -181,9 +189,17 @@ class _Run:
         report: ExtractionReport,
         display: _Display,
     ) -> None:
-        self.rows, self.writer, self.encoder, self.report, self.display = rows, writer, encoder, report, display
+        self.rows, self.writer, self.encoder, self.report, self.display = (
+            rows,
+            writer,
+            encoder,
+            report,
+            display,
+        )
         self.open: dict[int, _Video] = {}
-        self.waiting: dict[tuple[int, ...], list[Chunk]] = {}  # by the shape of a frame: only alike frames stack
+        self.waiting: dict[
+            tuple[int, ...], list[Chunk]
+        ] = {}  # by the shape of a frame: only alike frames stack
         self.attempts = {failure.video_id: failure.attempts for failure in read_failures(writer.path)}
 
     def consume(self, pool: DecodePool) -> None:
@@ -281,7 +297,7 @@ def _add_texts(
 
 
 def _decoded_size(encoder: Encoder) -> int:
-    """The short side to which frames are brought while they are decoded: the one that the encoder resizes to."""
+    """The short side to which frames are brought while decoded: the one that the encoder resizes to."""
     return int(encoder.fields().get("preprocess.size", encoder.image_size))
 
 
@@ -318,7 +334,7 @@ class _Display:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        console.print(self.report.run, markup=False, highlight=False)
+        console.print(self.report.run, markup=False, highlight=False, soft_wrap=True)
         self.bar = Progress(
             TextColumn("extract"),
             BarColumn(),

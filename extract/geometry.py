@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) with the short side brought to `size`; the long side is cut to whole pixels, as OpenAI's CLIP."""
+    """(height, width) with the short side at `size`; the long side cut to whole pixels, as OpenAI's CLIP."""
     if height <= width:
         return size, max(size, int(size * width / height))
     return max(size, int(size * height / width)), size

@@ -22,7 +22,7 @@ JOIN = ", "
 
 @dataclass(frozen=True)
 class OverLong:
-    """A script that one text does not hold. `tokens`: its length; `lost`: sentences cut short or gone in mode cut."""
+    """A script too long for one text. `tokens`: its length; `lost`: sentences that mode cut would harm."""
 
     paragraph: str
     tokens: int
@@ -98,7 +98,7 @@ def find_over_long(encoder: Encoder, scripts: Sequence[tuple[str, ...]], mode: s
 
 
 def pack(encoder: Encoder, script: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The sentences in order, as many to a chunk as stay within the context (a longer sentence stands alone)."""
+    """The sentences in order, as many to a chunk as the context holds (a longer sentence stands alone)."""
     chunks: list[tuple[str, ...]] = []
     for sentence in script:
         longer = (*chunks[-1], sentence) if chunks else (sentence,)

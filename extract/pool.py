@@ -1,7 +1,8 @@
 """Decoding in child processes: a video that hangs or kills its decoder costs that video and nothing else.
 
-Each child decodes one video at a time and sends it in chunks. It may send one only when the parent has said `go`, so
-that memory stays bounded and the clock of a video does not run while the encoder is what is waited for.
+Each child decodes one video at a time and sends it in chunks. It may send one only when the parent has said
+`go`, so that memory stays bounded and the clock of a video does not run while the encoder is what is waited
+for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -42,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """How all videos are decoded. size: as in `Decoder.stream`; square: cut the middle square out of each frame."""
+    """How all videos are decoded. size: as in `Decoder.stream`; square: keep the middle square only."""
 
     decoder: str
     sampling: Sampling
@@ -90,8 +92,8 @@ def usable_cores() -> int:
 class DecodePool:
     """Decodes `jobs` in `workers` children and iterates over events, in the order in which they come.
 
-    timeout: seconds of decoding that a video may take. Raises StepclipError where children cannot start at all.
-    A context manager: leaving it ends the children.
+    timeout: seconds of decoding that a video may take. Raises StepclipError where children cannot start at
+    all. A context manager: leaving it ends the children.
     """
 
     def __init__(self, jobs: Sequence[Job], plan: Plan, *, workers: int, timeout: float = 600.0) -> None:
@@ -153,7 +155,7 @@ class DecodePool:
             if not child.started:
                 raise StepclipError(
                     f"a decoding process ended before it started (exit code {code})",
-                    "a main script that a child may import (`if __name__ == '__main__':` around what it runs)",
+                    "a main script that a child may import (its work under `if __name__ == '__main__':`)",
                 ) from None
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._lose(place, child, "decoder-crashed", f"the decoding process died ({how})")
@@ -240,10 +242,8 @@ class _Child:
         self.connection.close()
 
     def _send(self, message: object) -> None:
-        try:
+        with suppress(OSError):  # it has died: its end of the pipe tells so at the next look
             self.connection.send(message)
-        except OSError:
-            pass  # it has died; its end of the pipe tells so at the next look
 
 
 def _decode_videos(connection: Connection, plan: Plan) -> None:
@@ -286,7 +286,7 @@ def _send_chunks(connection: Connection, plan: Plan, decoder: Any, job: Job) -> 
         first = False
         stacked = np.stack(images)
         connection.send(("chunk", np.asarray(times, np.float64), stacked.shape))
-        connection.send_bytes(memoryview(stacked).cast("B"))
+        connection.send_bytes(stacked.data.cast("B"))
         times.clear()
         images.clear()
 

@@ -14,7 +14,7 @@ __all__ = ["DATASETS", "Loaded", "load_dataset"]
 
 
 def load_manifest(videos: Path | None, annotations: Path | None) -> Loaded:
-    """Anyone's own videos: `annotations` (or `videos`) is a CSV, TSV, JSONL, Parquet or a written manifest folder."""
+    """Anyone's own videos: `annotations` (or `videos`) is a CSV, TSV, JSONL, Parquet or manifest folder."""
     source = annotations or videos
     if source is None:
         raise StepclipError("no manifest given", "a CSV, TSV, JSONL or Parquet file", "MANIFEST=videos.csv")
@@ -33,7 +33,7 @@ def load_benchlab(videos: Path | None, annotations: Path | None) -> Loaded:
 
 
 def _present(manifest: Manifest) -> Loaded:
-    """All rows stay, so that a missing file is listed as a failure of the extraction; here it is only told."""
+    """All rows stay, so that a missing file is listed as a failure of the extraction; here it is told."""
     missing = [row.video_id for row in manifest if not os.path.lexists(row.path)]
     notes = [f"{len(missing)} of {len(manifest)} video files are missing"] if missing else []
     return Loaded(manifest, missing, notes)
@@ -47,8 +47,9 @@ def load_dataset(
     videos: str | os.PathLike[str] | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> Loaded:
-    """The data set `name` with its videos and annotation files. Raises StepclipError for a name, folder or file that is
-    not there or not as released, saying what was expected."""
+    """The data set `name` with its videos and annotation files. Raises StepclipError for a name, folder or
+    file that is not there or not as released, saying what was expected.
+    """
     if name not in DATASETS:
         raise StepclipError(f"no data set '{name}'{nearest(name, DATASETS)}", f"one of {', '.join(DATASETS)}")
     return DATASETS[name](

@@ -1,4 +1,4 @@
-"""What a data set adapter gives: the manifest of the videos that are there, those that are missing, and remarks."""
+"""What a data set adapter gives: the manifest of the videos that are there, the missing ones, remarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpe
 
 @dataclass(frozen=True)
 class Loaded:
-    """manifest: the videos found, with the pairs and lists over them; missing: ids of released videos not found."""
+    """manifest: the videos found, their pairs and lists; missing: ids of videos that were not found."""
 
     manifest: Manifest
     missing: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """CSV (Chemical Sequence Verification, Qian et al., CVPR 2022): the released annotation files as they are.
 
-The files are those under Datasets/CSV of the SVIP and WeakSVR repositories, which differ from each other and have
-faults of their own; what is passed over is told in the notes. A video's id is `label/person`.
+The files are those under Datasets/CSV of the SVIP and WeakSVR repositories, which differ from each other and
+have faults of their own; what is passed over is told in the notes. A video's id is `label/person`.
 """
 
 from __future__ import annotations
@@ -53,11 +53,14 @@ class _Release:
 def load_csv(videos: Path | None, annotations: Path | None) -> Loaded:
     """The released CSV data set: `videos` laid out as LAYOUT, `annotations` the folder of label_bank.json.
 
-    Without `annotations` they are looked for in `videos` and beside it. Videos that are missing are listed and left
-    out, with the pairs and lists that need them. Raises StepclipError where no annotations, or not one video, are found.
+    Without `annotations` they are looked for in `videos` and beside it. Videos that are missing are listed
+    and left out, with the pairs and lists that need them. Raises StepclipError where no annotations, or not
+    one video, are found.
     """
     if videos is None:
-        raise StepclipError("no VIDEOS given", f"a folder laid out as {LAYOUT}", "make extract DATASET=csv VIDEOS=DIR")
+        raise StepclipError(
+            "no VIDEOS given", f"a folder laid out as {LAYOUT}", "make extract DATASET=csv VIDEOS=DIR"
+        )
     if not videos.is_dir():
         raise StepclipError(f"no folder {videos}", f"videos laid out as {LAYOUT}")
     folder = find_annotations(videos, annotations)
@@ -86,10 +89,10 @@ def load_csv(videos: Path | None, annotations: Path | None) -> Loaded:
     missing = [video_id for video_id in release.videos if video_id not in paths]
     notes = [*_check_counts(release), *release.passed]
     if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         notes.append(
-            f"{len(missing)} of {len(rows)} videos are missing ({', '.join(missing[:5])}"
-            f"{', ...' if len(missing) > 5 else ''}); left: {len(manifest.pairs)} of {len(release.pairs)} pairs, "
-            f"{len(manifest.matching)} of {len(release.matching)} matching lists"
+            f"{len(missing)} of {len(rows)} videos are missing ({some}); left: {len(manifest.pairs)} of "
+            f"{len(release.pairs)} pairs, {len(manifest.matching)} of {len(release.matching)} matching lists"
         )
     if frame_folders:
         notes.append(
@@ -104,7 +107,12 @@ def find_annotations(videos: Path, annotations: Path | None) -> Path:
     if annotations is not None:
         tried = [annotations, annotations / "CSV", annotations / "Datasets" / "CSV"]
     else:
-        tried = [videos, videos.resolve().parent, videos / "annotations", videos.resolve().parent / "annotations"]
+        tried = [
+            videos,
+            videos.resolve().parent,
+            videos / "annotations",
+            videos.resolve().parent / "annotations",
+        ]
     for folder in tried:
         if (folder / BANK).is_file():
             return folder
@@ -118,8 +126,8 @@ def find_annotations(videos: Path, annotations: Path | None) -> Path:
 def difference(a: str, b: str, bank: dict[str, tuple[str, ...]]) -> str:
     """How the scripts of two procedures of one task differ: order, deletion, addition or other.
 
-    order: the same steps in another order. Else, where one script holds all steps of the other: addition if it is
-    the task's longest, deletion if the other is the task's shortest, other if both or neither.
+    order: the same steps in another order. Else, where one script holds all steps of the other: addition if
+    it is the task's longest, deletion if the other is the task's shortest, other if both or neither.
     """
     first, second = Counter(bank[a]), Counter(bank[b])
     if first == second:
@@ -137,9 +145,15 @@ def _read_bank(path: Path) -> dict[str, tuple[str, ...]]:
     if not isinstance(bank, dict) or not bank:
         raise StepclipError(f"{path} holds no labels", "an object: label -> list of steps")
     for label, steps in bank.items():
-        good = isinstance(steps, list) and steps and all(isinstance(step, str) and step.strip() for step in steps)
+        good = (
+            isinstance(steps, list)
+            and steps
+            and all(isinstance(step, str) and step.strip() for step in steps)
+        )
         if not good:
-            raise StepclipError(f"{path}: the label '{label}' has the steps {steps!r:.80}", "a list of sentences")
+            raise StepclipError(
+                f"{path}: the label '{label}' has the steps {steps!r:.80}", "a list of sentences"
+            )
     return {label: tuple(step.strip() for step in steps) for label, steps in bank.items()}
 
 
@@ -183,8 +197,7 @@ def _read_pairs(path: Path, split: str, release: _Release) -> None:
     junk, strangers = [], []
     for fields in _lines(path):
         good = len(fields) == 4 and all(
-            label in release.bank and name.startswith(f"{label}/")
-            for name, label in (fields[:2], fields[2:])
+            label in release.bank and name.startswith(f"{label}/") for name, label in (fields[:2], fields[2:])
         )
         if not good:
             junk.append(" ".join(fields))
@@ -276,21 +289,22 @@ def _no_videos(videos: Path, release: _Release, pictures: list[str]) -> Stepclip
 def _check_counts(release: _Release) -> list[str]:
     """The counts of 1.2, compared when this is the full release; else what it is."""
     found = Counter(release.rows)
-    for label, split in release.videos.values():
-        found[f"{split} videos"] += 1
+    found.update(f"{split} videos" for _, split in release.videos.values())
     for split in SPLITS:
         found[f"{split} procedures"] = len({label for label, of in release.videos.values() if of == split})
     for pair in release.pairs:
         found[f"{pair.split} {'matched' if pair.matched else 'unmatched'} pairs"] += 1
     shown = (
-        f"{found['train videos']} train and {found['test videos']} test videos of {found['train procedures']} and "
-        f"{found['test procedures']} procedures, {found['train matched pairs']} train pairs, "
-        f"{found['test matched pairs']} + {found['test unmatched pairs']} test pairs"
+        f"{found['train videos']} train and {found['test videos']} test videos of "
+        f"{found['train procedures']} and {found['test procedures']} procedures, "
+        f"{found['train matched pairs']} train pairs, {found['test matched pairs']} + {found['test unmatched pairs']} test pairs"
     )
     full = release.bank.keys() == PROCEDURES and found["train rows"] + found["test rows"] > 1700
     if not full:
         return [f"not the full CSV release: {shown}; its counts were not checked"]
-    wrong = [f"{key}: {found[key]}, released {count}" for key, count in RELEASED.items() if found[key] != count]
+    wrong = [
+        f"{key}: {found[key]}, released {count}" for key, count in RELEASED.items() if found[key] != count
+    ]
     if wrong:
         return [f"counts that differ from the release: {'; '.join(wrong)}"]
     return [f"all {len(RELEASED)} counts are those of the release: {shown}"]

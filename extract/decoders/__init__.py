@@ -51,7 +51,7 @@ DECODERS: dict[str, tuple[str, str, str, str, str]] = {
 
 
 def get_decoder(name: str = "pyav") -> Decoder:
-    """The decoder called `name`. Raises DecodeError `decoder-unavailable` for one that is unknown or cannot be used."""
+    """The decoder called `name`. DecodeError `decoder-unavailable` if it is unknown or cannot be used."""
     if name not in DECODERS:
         raise DecodeError(
             "decoder-unavailable",

@@ -1,4 +1,4 @@
-"""What every decoder shares: sampling by presentation time, the frames it gives, and the reasons for which it fails."""
+"""What decoders share: sampling by presentation time, the frames they give, the reasons of failures."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ REASONS = (
     "unsupported",
     "decoder-unavailable",
 )
-# Seconds: a frame this little after an instant counts as shown at it (rounded pts, float32 times). Irrational, so that
-# no frame of any time base lies on the edge, where the last digit of a float would decide.
+# Seconds: a frame this little after an instant counts as shown at it (rounded pts, float32 times).
+# Irrational, so that no frame of any time base lies on the edge, where the last digit of a float would
+# decide.
 TOLERANCE = 2**0.5 / 1000
 
 Payload = TypeVar("Payload")
 
 
 class DecodeError(StepclipError):
-    """A video that cannot be decoded. `reason` is one of `REASONS`; the message says what was found and what to do."""
+    """A video that cannot be decoded. `reason` is one of `REASONS`; the message says what to do."""
 
     def __init__(self, reason: str, found: str, expected: str = "", run: str = "") -> None:
         super().__init__(found, expected, run)
@@ -82,8 +83,9 @@ class Sampling:
 class Frames:
     """Decoded frames: images (T, H, W, 3) uint8 RGB, upright; times (T,) float64; duration in seconds.
 
-    `times` are presentation times in seconds from the start of the trim (the first frame shown there has time 0);
-    they increase strictly. `duration` is that of the trimmed video. `bad`: damaged packets and frames passed over.
+    `times` are presentation times in seconds from the start of the trim (the first frame shown there has time
+    0); they increase strictly. `duration` is that of the trimmed video. `bad`: damaged packets and frames
+    passed over.
     """
 
     images: np.ndarray
@@ -94,7 +96,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class End:
-    """What is known once a video has been read to the end: its (trimmed) duration, and the damage passed over."""
+    """What is known once a video has been read: its (trimmed) duration, and the damage passed over."""
 
     duration: float
     bad: int = 0
@@ -113,7 +115,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Shown(Generic[Payload]):
-    """A frame and its presentation: `time` in seconds from the video's first frame, shown for `length` seconds."""
+    """A frame with its `time`, in seconds from the video's first frame; it is shown for `length` seconds."""
 
     time: float
     length: float
@@ -121,16 +123,16 @@ class Shown(Generic[Payload]):
 
 
 def end_of(time: float, length: float, declared: float | None) -> float:
-    """When the last frame ends: a declared duration inside it cuts it, for its own length is often a guess."""
+    """When the last frame ends: a declared duration inside it cuts it, its own length being a guess."""
     return declared if declared is not None and time < declared < time + length else time + length
 
 
 @dataclass
 class Picker(Generic[Payload]):
-    """Chooses frames as `sampling` says while they stream by in order of presentation; holds one frame at most.
+    """Chooses frames as `sampling` says while they stream by in order of presentation; holds one at most.
 
-    `total`: the video's duration, which `frames` needs beforehand; `declared`: the container's. After the run: `stop`,
-    the end of the last frame; `gap`, the longest time between two frames.
+    `total`: the video's duration, which `frames` needs beforehand; `declared`: the container's. After the
+    run: `stop`, the end of the last frame; `gap`, the longest time between two frames.
     """
 
     sampling: Sampling
@@ -196,7 +198,7 @@ class Picker(Generic[Payload]):
         if self.sampling.every is not None:
             return index % self.sampling.every == 0, None
         taken = False
-        # the next frame takes over at its own time, less the tolerance; the last frame ends where the video does
+        # the next frame takes over at its own time, less the tolerance; the last one ends with the video
         while target is not None and target < until - TOLERANCE:
             taken = True
             target = next(targets, None)
@@ -220,11 +222,11 @@ class Decoder(ABC):
         end: float | None = None,
         size: int | None = None,
     ) -> Iterator[tuple[float, np.ndarray] | End]:
-        """Yield `(time, image)` for each chosen frame, as `Frames` describes them, and one `End` as the last item.
+        """Yield `(time, image)` for each chosen frame (see `Frames`), and one `End` as the last item.
 
-        start, end: the trim, in seconds from the video's first frame; size: the short side to which larger frames are
-        brought (bicubic, aspect kept) while decoding. Raises DecodeError, also after frames were given: then those
-        frames are not to be used.
+        start, end: the trim, in seconds from the video's first frame; size: the short side to which larger
+        frames are brought (bicubic, aspect kept) while decoding. Raises DecodeError, also after frames were
+        given: then those frames are not to be used.
         """
 
     def decode(
@@ -271,7 +273,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
 
 
 def check_trim(path: Path, start: float | None, end: float | None, duration: float | None = None) -> float:
-    """The start of the trim in seconds; DecodeError `trim-outside` where the trim holds nothing of the video."""
+    """The start of the trim in seconds; DecodeError `trim-outside` where it holds nothing of the video."""
     begin = start or 0.0
     if begin < 0 or (end is not None and end <= begin):
         raise DecodeError("trim-outside", f"{path}: a trim from {begin:g} to {end} s", "0 <= start < end")
@@ -285,9 +287,9 @@ def check_trim(path: Path, start: float | None, end: float | None, duration: flo
 def check_complete(path: Path, picker: Picker[Any], bad: int, detail: str = "") -> End:
     """The End of a video that was read as far as it goes, or DecodeError where that is not far enough.
 
-    A file that was cut decodes without an error up to the cut, so the last time is compared with the duration that
-    the container declares: short by more than 1 s and more than 10 % means truncated. Likewise a hole left by
-    packets that could not be decoded.
+    A file that was cut decodes without an error up to the cut, so the last time is compared with the duration
+    that the container declares: short by more than 1 s and more than 10 % means truncated. Likewise a hole
+    left by packets that could not be decoded.
     """
     said = f" ({detail})" if detail else ""
     declared = picker.declared

@@ -1,4 +1,4 @@
-"""Decoding with decord. It refuses what decord is known to get wrong: AV1 (no decoder), MPEG-TS (wrong frames).
+"""Decoding with decord. It refuses what decord gets wrong: AV1 (no decoder), MPEG-TS (wrong frames).
 
 Passing over frames is safe for H.264 only: for HEVC decord 0.6 then gives wrong pictures without a word (on
 h265_video.mp4 of the test data, every fifth frame), so other codecs are read frame by frame.

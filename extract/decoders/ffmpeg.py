@@ -1,4 +1,4 @@
-"""Decoding with an ffmpeg program (through ffmpeg-python): the system's, else the one that imageio-ffmpeg carries."""
+"""Decoding with an ffmpeg program (by ffmpeg-python): the system's, else imageio-ffmpeg's."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ffmpeg_version(binary: str) -> str:
 
 
 class FFmpegDecoder(Decoder):
-    """Every frame of the trim through a pipe, resized by ffmpeg, with the times that its filter `showinfo` prints."""
+    """Frames through a pipe, resized by ffmpeg, with the times that its filter `showinfo` prints."""
 
     name: ClassVar[str] = "ffmpeg"
 
@@ -71,7 +71,8 @@ class FFmpegDecoder(Decoder):
             check_trim(path, start, end, total or None)
         graph = ffmpeg.input(str(path))[str(declared.index)]
         if size is not None and min(declared.width, declared.height) > size:
-            # the display matrix is applied before the filter, so the size is told by whichever side is shorter there
+            # the display matrix is applied before the filter, so the size is told by whichever side is
+            # shorter there
             high, wide = short_side(declared.height, declared.width, size)
             shape = {
                 "w": f"if(gt(iw,ih),{max(high, wide)},{size})",

@@ -33,7 +33,7 @@ SEEK_FROM = 10.0  # seconds: a trim that starts earlier is reached by decoding u
 
 @dataclass(frozen=True)
 class Probe:
-    """What the container declares of its first video stream; `duration` in seconds, None where it does not say."""
+    """What the container declares of its main video stream; `duration` in seconds, None if it is not said."""
 
     index: int
     format: str
@@ -46,12 +46,14 @@ class Probe:
 
 
 def open_video(path: Path) -> tuple[Any, Any]:
-    """The open container and its main video stream, as FFmpeg judges it (no cover picture); else DecodeError."""
+    """The open container and its main video stream, as FFmpeg judges it; DecodeError if there is none."""
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, ValueError, OSError) as error:
         raise DecodeError(
-            "unreadable", f"{path} is not a video that can be read: {error}", "a video file"
+            "unreadable",
+            f"{path} is not a video that can be read: {getattr(error, 'strerror', '') or error}",
+            "a video file that was copied to its end (an mp4 has its index there)",
         ) from error
     streams = [
         stream
@@ -59,11 +61,9 @@ def open_video(path: Path) -> tuple[Any, Any]:
         if not stream.disposition & av.stream.Disposition.attached_pic
     ]
     if not streams:
-        kinds = sorted({stream.type for stream in container.streams}) or ["no"]
+        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "no"
         container.close()
-        raise DecodeError(
-            "no-video-stream", f"{path} has no video, only {' and '.join(kinds)} streams", "a video"
-        )
+        raise DecodeError("no-video-stream", f"{path} has no video, only {kinds} streams", "a video")
     best = container.streams.best("video")
     return container, best if best in streams else streams[0]
 
@@ -85,7 +85,7 @@ def probe(path: str | os.PathLike[str]) -> Probe:
 
 
 def measure(path: str | os.PathLike[str]) -> float:
-    """The duration in seconds from the first frame to the end of the last, by reading every packet, decoding none."""
+    """The duration in seconds, first frame to end of last, by reading every packet and decoding none."""
     container, stream = open_video(check_file(path))
     first, last, tail = float("inf"), float("-inf"), 0.0
     with container:
@@ -153,7 +153,6 @@ class _Reader:
             if origin is None:
                 origin = time
                 if self._worth_seeking():
-                    source.close()
                     yield from self._from_start(origin, frame)
                     return
             if time <= latest:
@@ -162,7 +161,7 @@ class _Reader:
             yield self._shown(frame, origin)
 
     def _from_start(self, origin: float, first: Any) -> Iterator[Shown[Any]]:
-        """The frames from the key frame before the start of the trim; from the first one if the seek overshoots."""
+        """The frames from the key frame before the trim on; from the first one if the seek overshoots."""
         yield self._shown(first, origin)
         wanted = int((origin + self.start) / self.stream.time_base)
         latest = float(first.pts * self.stream.time_base)
@@ -268,7 +267,7 @@ def upright(image: np.ndarray, frame: Any) -> np.ndarray:
 
 
 def _declared(container: Any, stream: Any) -> float | None:
-    """The duration in seconds that the container declares for the stream, or for the whole; None if it does not say."""
+    """The duration in seconds that the container declares for the stream or for itself; None if unsaid."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.000000000

@@ -23,9 +23,10 @@ NAMES = {
 def load_encoder(name: str = "embedded", device: str = "auto", precision: str = "fp32") -> Encoder:
     """An encoder, ready to use.
 
-    name: `embedded`; one of OpenAI's names (`ViT-B/16`); a hub name (`openai/clip-vit-base-patch16`); a local folder
-    or OpenAI .pt file; `clip:NAME` for the backend through OpenAI's package. device: `auto`, `cpu`, `cuda`, `cuda:1`.
-    precision: `fp32`, `bf16` or `auto`. Raises StepclipError, at once, when it cannot be had; it says how to get it.
+    name: `embedded`; one of OpenAI's names (`ViT-B/16`); a hub name (`openai/clip-vit-base-patch16`); a local
+    folder or OpenAI .pt file; `clip:NAME` for the backend through OpenAI's package. device: `auto`, `cpu`,
+    `cuda`, `cuda:1`. precision: `fp32`, `bf16` or `auto`. Raises StepclipError, at once, when it cannot be
+    had; it says how to get it.
     """
     path = Path(name).expanduser()
     if name.startswith("clip:"):

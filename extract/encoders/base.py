@@ -1,4 +1,4 @@
-"""What an encoder is, and what all of them share: cleaning of text, device, precision, checksums of weights."""
+"""What an encoder is, and what all share: cleaning of text, device, precision, checksums of weights."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Encoder(Protocol):
     precision: str
 
     def fields(self) -> dict[str, Any]:
-        """For the fingerprint: `encoder.*` (name, sha256 of the weights, precision) and `preprocess.*`, resolved."""
+        """For the fingerprint: `encoder.*` (name, sha256 of weights, precision), `preprocess.*` resolved."""
         ...
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
-        """(T, H, W, 3) uint8 RGB to (T, D) float32, raw: not normalised. Short side resized, centre cropped."""
+        """(T, H, W, 3) uint8 RGB to (T, D) float32, raw (not normalised); resized and cropped inside."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -49,7 +49,7 @@ class Encoder(Protocol):
 
 
 def clean(text: str) -> str:
-    """As OpenAI's tokenizer cleans: broken Unicode mended (ftfy), HTML unescaped twice, white space made single."""
+    """As OpenAI's tokenizer cleans: Unicode mended (ftfy), HTML unescaped twice, white space single."""
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
@@ -75,7 +75,7 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def resolve_precision(precision: str, device: str, parameters: int) -> str:
-    """fp32 or bf16. `auto`: bf16 on cuda, and on a CPU with bf16 units for a model that is not small; else fp32."""
+    """fp32 or bf16. `auto`: bf16 on cuda, and on a CPU with bf16 units if the model is not small."""
     if precision not in PRECISIONS:
         raise StepclipError(
             f"precision '{precision}'{nearest(precision, PRECISIONS)}", f"one of {', '.join(PRECISIONS)}"

@@ -103,7 +103,8 @@ class OpenAICLIP:
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, start and end included, before it is cut."""
-        # tokenize pads with zeros and cuts silently, so give it room: no text has more tokens than bytes and two
+        # tokenize pads with zeros and cuts silently, so give it room: no text has more tokens than bytes and
+        # two
         return [
             int((self._clip.tokenize([text], context_length=len(text.encode()) + 2) != 0).sum())
             for text in map(clean, texts)

@@ -1,7 +1,7 @@
 """OpenAI's original .pt files: their state dict brought into transformers' CLIPModel, and their tokenizer.
 
-The layout is that of openai/CLIP `clip/model.py`; every key maps one to one, only the joint q, k, v projection is cut
-in three and the two output projections are transposed.
+The layout is that of openai/CLIP `clip/model.py`; every key maps one to one, only the joint q, k, v
+projection is cut in three and the two output projections are transposed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _SIZES = {
 
 
 def load_openai_pt(path: Path, *, device: str = "auto", precision: str = "fp32") -> TransformersCLIP:
-    """An encoder from one of OpenAI's .pt files (TorchScript archive or saved state dict). StepclipError if it is none."""
+    """An encoder from an OpenAI .pt file (TorchScript or saved state dict); StepclipError if it is none."""
     from transformers import CLIPConfig, CLIPModel
 
     state = read_state(path)
@@ -79,7 +79,7 @@ def load_openai_pt(path: Path, *, device: str = "auto", precision: str = "fp32")
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a TorchScript archive or in a file of torch.save, in float32, without its three sizes."""
+    """The state dict of a TorchScript archive or a file of torch.save, float32, without its three sizes."""
     try:
         state: Any = torch.jit.load(str(path), map_location="cpu").state_dict()
     except RuntimeError:
@@ -143,7 +143,7 @@ def infer_config(state: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
 
 
 def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """OpenAI's state dict with the keys of CLIPModel. KeyError on a key that OpenAI's layout does not have."""
+    """OpenAI's state dict with the keys of CLIPModel. KeyError on a key that is not of OpenAI's layout."""
     converted = {}
     for key, value in state.items():
         if key in _SINGLE:
@@ -165,7 +165,7 @@ def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def find_tokenizer(path: Path, vocabulary: int) -> Any:
-    """OpenAI's tokenizer: from files beside the .pt, from a cached hub model, or from the vocabulary of a CLIP package.
+    """OpenAI's tokenizer: from files beside the .pt, from a CLIP package, or from a cached hub model.
 
     `vocabulary`: the number of tokens that the model knows. StepclipError where no source is found.
     """
@@ -193,7 +193,7 @@ def find_tokenizer(path: Path, vocabulary: int) -> Any:
 
 
 def tokenizer_from_bpe(path: Path, vocabulary: int) -> Any:
-    """CLIP's tokenizer from OpenAI's list of merges (first line a header), cut to a vocabulary of that size."""
+    """CLIP's tokenizer from OpenAI's list of merges (after a header line), for a vocabulary of that size."""
     from transformers import CLIPTokenizer
 
     try:
@@ -212,11 +212,12 @@ def tokenizer_from_bpe(path: Path, vocabulary: int) -> Any:
         START,
         END,
     ]
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)
+    tokenizer: Any = CLIPTokenizer
+    return tokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte in byte-level BPE (GPT-2), in the order of OpenAI's vocabulary."""
+    """The letter that stands for each byte in byte-level BPE (GPT-2), in the order of OpenAI's vocabulary."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return [chr(byte) for byte in plain] + [chr(256 + place) for place in range(len(others))]

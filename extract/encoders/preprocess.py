@@ -31,7 +31,7 @@ class Preprocess:
 
     @classmethod
     def read(cls, path: Path, image_size: int) -> Preprocess:
-        """From a preprocessor_config.json, CLIP's own values where it is absent. `image_size`: the model's."""
+        """From a preprocessor_config.json; CLIP's values where it is absent. `image_size`: the model's."""
         config: dict[str, Any] = read_json(path) if path.is_file() else {}
         size = _side(config.get("size", image_size), path)
         crop = _side(config.get("crop_size", size), path) if config.get("do_center_crop", True) else size

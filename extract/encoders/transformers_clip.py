@@ -1,4 +1,4 @@
-"""CLIP through transformers: any CLIPModel with its tokenizer, from a local folder or the hub's local cache."""
+"""CLIP through transformers: any CLIPModel with its tokenizer, from a local folder or the hub."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ class TransformersCLIP:
     def from_folder(
         cls, folder: Path, *, name: str = "", device: str = "auto", precision: str = "fp32"
     ) -> TransformersCLIP:
-        """Load a folder that `CLIPModel.save_pretrained` and its tokenizer wrote. StepclipError when it is not one."""
+        """Load a folder that `save_pretrained` of model and tokenizer wrote. StepclipError if it is none."""
         from transformers import AutoTokenizer, CLIPModel
 
         files = weight_files(folder)
         try:
             with _quiet():
-                model, report = CLIPModel.from_pretrained(
+                loaded: Any = CLIPModel.from_pretrained(
                     folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
                 )
+                model, report = loaded
                 tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # transformers raises many kinds for a folder that is not right
             raise StepclipError(
@@ -82,7 +83,7 @@ class TransformersCLIP:
         )
 
     def fields(self) -> dict[str, Any]:
-        """For the fingerprint. Of the name only its last part: the same model in the hub and in a folder is one."""
+        """For the fingerprint. Of the name its last part only: a hub model in a folder stays the same."""
         return {
             "encoder.name": self.name.rstrip("/").rsplit("/", 1)[-1],
             "encoder.weights": self.weights,
@@ -140,7 +141,7 @@ class TransformersCLIP:
         return ids if len(ids) <= self.context else [*ids[: self.context - 1], self._end]
 
     def _checked_end(self) -> int:
-        """The id of the end token, at which a text's feature is read; the tokenizer and the model must agree."""
+        """The id of the end token, where a text's feature is read. StepclipError if it misfits the model."""
         end, ids = self.tokenizer.eos_token_id, self._tokens(["a"])[0]
         known = self.model.config.text_config.vocab_size
         if end is None or not ids or ids[-1] != end or max(ids) >= known:
@@ -167,10 +168,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def hub_folder(name: str) -> Path:
-    """The local folder of a hub model: from the local cache, else downloaded; an error at once when neither is possible.
+    """The local folder of a hub model: from the cache, else downloaded; else an error at once.
 
-    Offline (HF_HUB_OFFLINE=1) only the cache is looked at. Online one request with a short limit asks for the list of
-    files first, so that a machine without a network answers in seconds and not after a minute of retries.
+    Offline (HF_HUB_OFFLINE=1) only the cache is looked at. Online one request with a short limit asks for the
+    list of files first, so that a machine without a network answers in seconds and not after a minute of
+    retries.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError

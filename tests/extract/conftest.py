@@ -10,7 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORDS = "take up put down pour stir heat cover shake the red blue green beaker flask burner into a liquid spoon".split()
+WORDS = [
+    "take",
+    "up",
+    "put",
+    "down",
+    "pour",
+    "stir",
+    "heat",
+    "cover",
+    "shake",
+    "the",
+    "red",
+    "blue",
+    "green",
+    "beaker",
+    "flask",
+    "burner",
+    "into",
+    "a",
+    "liquid",
+    "spoon",
+]
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -47,7 +68,9 @@ def make_video(
     with av.open(str(path), "w") as container:
         streams = []
         if video:
-            stream = container.add_stream(codec, rate=fps, options={"crf": "12", "g": str(gop)} if codec == "libx264" else {})
+            stream = container.add_stream(
+                codec, rate=fps, options={"crf": "12", "g": str(gop)} if codec == "libx264" else {}
+            )
             stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
             stream.codec_context.time_base = Fraction(1, 1200)
             stream.codec_context.gop_size = gop
@@ -125,7 +148,7 @@ def make_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
 
 
 def make_clip(folder: Path, *, context: int = 16, size: int = 32, seed: int = 0) -> Path:
-    """A tiny CLIPModel of random weights in a plain transformers folder (half precision, as the embedded one)."""
+    """A tiny CLIPModel of random weights in a plain transformers folder, in half precision."""
     import torch
     from transformers import CLIPConfig, CLIPModel
 
