@@ -65,7 +65,9 @@ def align_scripts(
     """
     if not len(rows):
         return Aligned([], np.zeros(0))
-    sentences = list(dict.fromkeys(s for script in scripts for s in script))
+    scripts = [tuple(script) for script in scripts]
+    distinct = {script: i for i, script in enumerate(dict.fromkeys(scripts))}
+    sentences = list(dict.fromkeys(s for script in distinct for s in script))
     place = {s: i for i, s in enumerate(sentences)}
     device = embedded.frames.device
     text = text_features(store, sentences, "step", device)
@@ -78,6 +80,10 @@ def align_scripts(
     similarity = F.normalize(embedded.frames, dim=-1) @ text.T
     t = embedded.lengths[rows]
     s = np.array([len(script) for script in scripts])
+    which = np.array([distinct[script] for script in scripts])
+    columns = np.zeros((len(distinct), int(s.max())), dtype=np.int64)
+    for script, i in distinct.items():
+        columns[i, : len(script)] = [place[sentence] for sentence in script]
     chunk = max(1, chunk_bytes // (12 * int(t.max()) * int(s.max())))
     labels: list[np.ndarray] = []
     scores = np.zeros(len(rows))
@@ -86,10 +92,8 @@ def align_scripts(
         nt, ns = torch.as_tensor(t[part], device=device), torch.as_tensor(s[part], device=device)
         frame = torch.arange(int(nt.max()), device=device).minimum(nt[:, None] - 1)
         frame = frame + torch.as_tensor(embedded.offsets[rows[part]], device=device)[:, None]
-        step = torch.zeros((len(nt), int(ns.max())), dtype=torch.long)
-        for i, script in enumerate(scripts[part]):
-            step[i, : len(script)] = torch.tensor([place[x] for x in script])
-        cosine = similarity[frame[:, :, None], step.to(device)[:, None, :]]
+        step = torch.as_tensor(columns[which[part], : int(s[part].max())], device=device)
+        cosine = similarity[frame[:, :, None], step[:, None, :]]
         found = monotone(cosine, nt, ns, visit_all=True)
         inside = found >= 0
         along = cosine.gather(2, found.clamp_min(0)[..., None])[..., 0]

@@ -159,11 +159,9 @@ def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Seq
     step in order: unlike the paragraph score it sees where each sentence stands.
     """
     _same_width(text_features(store, scripts[0][:1], "step", "cpu"), embedded.frames)
-    out = np.zeros((len(scripts), len(embedded)))
-    everything = np.arange(len(embedded))
-    for q, script in enumerate(scripts):
-        out[q] = align_scripts(embedded, store, everything, [script] * len(embedded)).scores
-    return out
+    rows = np.tile(np.arange(len(embedded)), len(scripts))
+    every = [script for script in scripts for _ in range(len(embedded))]
+    return align_scripts(embedded, store, rows, every).scores.reshape(len(scripts), len(embedded))
 
 
 def match_rows(

@@ -281,16 +281,11 @@ class SearchIndex:
 
     def check(self, encoder: TextEncoder) -> None:
         """StepclipError when the encoder is not the one the indexed features were made by."""
-        mine = {
-            k: v
-            for k, v in self.fingerprint.fields.items()
-            if k.split(".")[0] in ("encoder", "preprocess", "text")
-        }
-        fields = encoder.fields()
-        asked = {
-            k: fields[k] if k in fields else fields.get(k.removeprefix("encoder."), v)
-            for k, v in mine.items()
-        }
+        # The weights decide; a name, a precision, a crop of the images change nothing that a text meets.
+        fields = self.fingerprint.fields
+        mine = {k: v for k, v in fields.items() if k == "encoder.weights"}
+        mine = mine or {k: v for k, v in fields.items() if k.startswith("encoder.")}
+        asked = {k: v for k, v in encoder.fields().items() if k in mine}
         here, there = Fingerprint(mine), Fingerprint(asked)
         if here != there:
             raise StepclipError(

@@ -143,6 +143,11 @@ def test_another_encoder_is_refused(world: World, index) -> None:  # type: ignor
         search(index, "task 0 step 0", PlantedEncoder(world, **{"encoder.weights": "other"}))
 
 
+def test_the_same_weights_under_another_name_may_search(world: World, index) -> None:  # type: ignore[no-untyped-def]
+    renamed = PlantedEncoder(world, **{"encoder.name": "a copy", "encoder.precision": "bf16"})
+    assert search(index, "task 0 step 0", renamed, top=1)[0].step == "task 0 step 0"
+
+
 @pytest.mark.parametrize("name", ["videos.faiss", "windows.faiss", "ids.parquet", "meta.json"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise"])
 def test_damaged_indices(world: World, tmp_path, name: str, damage: str) -> None:  # type: ignore[no-untyped-def]
