@@ -168,9 +168,11 @@ def _roc(results: Results) -> Picture | str:
     control = iter(((RED, "--"), (PURPLE, "-."), (BLACK, ":"), (SKY, "--"), ("#777777", ":")))
     for row in results.verification:
         colour, line = next(trained if row.kind == TRAINED else control, ("#777777", ":"))
-        fpr, tpr, _ = roc_curve(details.unmatched, details.distances[row.name])
+        alarms, hits, _ = roc_curve(details.unmatched, details.distances[row.name])
         label = f"{row.kind}: {row.name}  {100 * row.result.auc:.1f}"
-        ax.plot(100 * fpr, 100 * tpr, line, color=colour, lw=2.6 if row.kind == TRAINED else 1.5, label=label)
+        ax.plot(
+            100 * alarms, 100 * hits, line, color=colour, lw=2.6 if row.kind == TRAINED else 1.5, label=label
+        )
     ax.plot([0, 100], [0, 100], color="#bbbbbb", lw=1, zorder=0)
     ax.set(xlabel="false alarms: equal pairs called different (%)", ylabel="different pairs found (%)")
     ax.set(xlim=(0, 100), ylim=(0, 100.5), aspect="equal")

@@ -67,8 +67,8 @@ def verify(
     by_kind = {}
     for kind in sorted({pair.kind for pair in pairs if not pair.matched}):
         chosen = np.array([pair.matched or pair.kind == kind for pair in pairs])
-        fpr, tpr, _ = roc_curve(unmatched[chosen], distances[chosen])
-        by_kind[kind] = float(area(fpr, tpr))
+        alarms, hits, _ = roc_curve(unmatched[chosen], distances[chosen])
+        by_kind[kind] = float(area(alarms, hits))
     wdr, wdr_constant, notes = weighted_distance_ratio(distances, pairs, manifest)
     return Verification(
         auc=float(area(false_alarm, hit)),
