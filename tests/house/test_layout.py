@@ -22,7 +22,8 @@ MAY_IMPORT = {
 }
 DISTRIBUTION = {  # module -> distribution, where the names differ
     "av": "av", "ffmpeg": "ffmpeg-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
-    "faiss": "faiss-cpu", "clip": "openai-clip", "imageio_ffmpeg": "imageio-ffmpeg", "huggingface_hub": "huggingface-hub", "distributed": "dask",
+    "faiss": "faiss-cpu", "clip": "openai-clip", "imageio_ffmpeg": "imageio-ffmpeg", "distributed": "dask",
+    "huggingface_hub": "huggingface-hub",
 }  # fmt: skip
 
 
