@@ -130,6 +130,7 @@ def test_monotone_labels_are_the_best_of_all(batch, visit_all):
 
 def test_ties_take_the_lowest_label():
     assert monotone(torch.zeros(4, 3)).tolist() == [0, 0, 0, 0]
+    assert monotone(torch.tensor([[0.0, 0, 0], [-1, -1, 0]])).tolist() == [0, 2]
     assert monotone(torch.zeros(2, 5, 3), visit_all=True).tolist() == [[0, 0, 0, 1, 2]] * 2
     assert monotone(torch.full((3, 2), -INF)).tolist() == [0, 0, 0]
     assert monotone(torch.full((3, 2), -INF), visit_all=True).tolist() == [0, 0, 1]

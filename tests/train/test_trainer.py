@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Manifest, StepclipError
 from stepclip.train import fit, load_checkpoint
@@ -18,6 +19,7 @@ from stepclip.train.console import pick_device
 from stepclip.train.losses import unit
 from stepclip.train.recipe import load_recipe
 from stepclip.train.sampling import dense_rows
+from stepclip.train.trainer import _Trainer
 
 
 def weights(run):
@@ -280,3 +282,44 @@ def test_an_unknown_device_is_refused(made, small, tmp_path):
     with pytest.raises(StepclipError, match="toaster"):
         fit(small, made.store, made.manifest, tmp_path / "run", device="toaster", progress=False)
     assert pick_device("auto").type in ("cpu", "cuda")
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that reads from the device, at which a GPU's host would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().split("::")[1].split(".")[0] in (
+            "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"
+        ):  # fmt: skip
+            self.seen.append(func.name())
+        if any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in _indices(func, args)):
+            self.seen.append("boolean index")
+        return func(*args, **(kwargs or {}))
+
+
+def _indices(func, args):
+    return args[1] if func.name().startswith("aten::index.") else ()
+
+
+@pytest.mark.parametrize("labels", ["viterbi", "visit-all", "uniform"])
+def test_no_step_waits_for_the_device(made, recipe_with, tmp_path, labels):
+    waits, counts = Waits(), []
+    step = _Trainer.one_step
+
+    def watched(self):
+        self.plan(self.step // self.per_epoch)  # once an epoch, on the host
+        with waits:
+            step(self)
+        counts.append(len(waits.seen))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Trainer, "one_step", watched)
+        quiet(recipe_with("train.epochs=1", f"loss.labels={labels}", "optim.ema=0.9"), made, tmp_path / "run")
+    assert len(counts) == 3 and waits.seen == []
+    with waits:  # the net catches
+        float(torch.ones(1)), torch.ones(2)[torch.tensor([True, False])]
+    assert len(waits.seen) >= 2
