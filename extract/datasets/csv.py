@@ -297,7 +297,8 @@ def _check_counts(release: _Release) -> list[str]:
     shown = (
         f"{found['train videos']} train and {found['test videos']} test videos of "
         f"{found['train procedures']} and {found['test procedures']} procedures, "
-        f"{found['train matched pairs']} train pairs, {found['test matched pairs']} + {found['test unmatched pairs']} test pairs"
+        f"{found['train matched pairs']} train pairs, "
+        f"{found['test matched pairs']} + {found['test unmatched pairs']} test pairs"
     )
     full = release.bank.keys() == PROCEDURES and found["train rows"] + found["test rows"] > 1700
     if not full:

@@ -81,7 +81,9 @@ class FFmpegDecoder(Decoder):
             graph = graph.filter("scale", flags="bicubic+accurate_rnd+full_chroma_int", **shape)
         graph = graph.filter("showinfo", checksum=0)
         options = {"fps_mode": "passthrough"} if self._knows_fps_mode() else {"vsync": "passthrough"}
-        output = ffmpeg.output(graph, "pipe:", format="rawvideo", pix_fmt="rgb24", **options)
+        output = ffmpeg.output(
+            graph, "pipe:", format="rawvideo", pix_fmt="rgb24", enc_time_base="1/90000", **options
+        )
         arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner"), cmd=self.binary)
         picker: Picker[np.ndarray] = Picker(sampling, begin, end, total, declared.duration)
         with _Pipe(arguments, 1 / declared.fps if declared.fps else 0.04) as pipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,13 +271,12 @@ def _declared(container: Any, stream: Any) -> float | None:
     """The duration in seconds that the container declares for the stream or for itself; None if unsaid."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.000000000
-    parts = tag.split(":")
-    if len(parts) == 3:
-        try:
-            return float(parts[0]) * 3600 + float(parts[1]) * 60 + float(parts[2])
-        except ValueError:
-            pass
+    starts = float((stream.start_time or 0) * stream.time_base)
+    if "matroska" in container.format.name:  # its durations are ends, counted from the clock's zero
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        if tag:
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - starts or None
+        return container.duration / 1e6 - starts if container.duration else None
     if container.duration:
-        return container.duration / 1e6
+        return ((container.start_time or 0) + container.duration) / 1e6 - starts
     return None

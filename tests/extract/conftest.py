@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,12 @@ def make_video(
             for packet in stream.encode(None):
                 container.mux(packet)
     return path
+
+
+@pytest.fixture(scope="session")
+def tools() -> SimpleNamespace:
+    """The functions of this file that tests use."""
+    return SimpleNamespace(video=make_video, picture=picture, number=number, clip=make_clip, words=WORDS)
 
 
 @pytest.fixture(scope="session")
@@ -191,8 +198,8 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_videos() -> Path:
-    folder = REAL / "videos"
-    if not folder.is_dir():
-        pytest.skip(f"no real videos at {folder}")
-    return folder
+def real() -> Path:
+    """The folder of real data beside the project."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real data at {REAL}")
+    return REAL
