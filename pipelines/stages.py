@@ -17,6 +17,7 @@ from ..cache.files import read_json, write_atomically
 from .paths import DatasetPaths, Layout, RunPaths, record
 
 if TYPE_CHECKING:
+    from ..cache.fingerprint import Fingerprint
     from ..cache.manifest import Manifest
     from ..evaluate.results import Results
     from ..evaluate.search import Answer
@@ -65,9 +66,6 @@ def extract_stage(
     of this name, so that a second call needs only the name. StepclipError for bad input, before anything is
     written.
     """
-    from ..extract.encoders import load_encoder
-    from ..extract.engine import extract
-
     if unknown := [key for key in options if key not in DEFAULTS]:
         raise TypeError(f"unknown option {unknown[0]!r}")
     given = {key: value for key, value in options.items() if value is not None}
@@ -77,15 +75,24 @@ def extract_stage(
     paths = layout.dataset(kept_as) if kept_as else layout.choose_dataset(None)
     settings = _settings(paths, dataset, given)
     loaded, missing, notes = _load(layout, paths, settings)
-    _refuse_other_videos(paths, loaded)
     sampling = _sampling(settings)
-    encoder = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
+    from ..extract.paragraphs import MODES
 
-    new = not paths.manifest.exists()
-    if new:
-        loaded.write(paths.manifest)
-    if not (paths.features / "cache.json").exists():
-        record(paths.settings, **settings)
+    if settings["paragraphs"] not in MODES:
+        hint = nearest(settings["paragraphs"], MODES)
+        raise StepclipError(f"--paragraphs {settings['paragraphs']}{hint}", f"one of {', '.join(MODES)}")
+    from ..extract.decoders import get_decoder
+    from ..extract.encoders import load_encoder
+    from ..extract.engine import extract, fingerprint_of
+
+    get_decoder(settings["decoder"])  # one that cannot be used is told before anything is written
+    encoder = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
+    fingerprint = fingerprint_of(encoder, settings["decoder"], sampling, settings["paragraphs"])
+    _refuse_another_way(paths, fingerprint)
+    _refuse_other_videos(paths, loaded)
+
+    loaded.write(paths.manifest)
+    record(paths.settings, **settings | {"precision": encoder.precision})
     report = extract(
         loaded,
         paths.features,
@@ -96,9 +103,6 @@ def extract_stage(
         workers=workers,
         progress=progress,
     )
-    if not new:
-        loaded.write(paths.manifest)
-    record(paths.settings, **settings | {"precision": encoder.precision})
     with write_atomically(paths.missing, "w") as file:
         file.writelines(f"{line}\n" for line in missing)
     return Extraction(paths, report, missing, notes)
@@ -121,13 +125,15 @@ def train_stage(
     Step times are taken out of the manifest first: training never sees them.
     """
     from ..cache.manifest import Manifest
-    from ..train import fit, list_recipes, load_recipe
+    from ..train.recipe import list_recipes, load_recipe
 
     paths = layout.choose_dataset(dataset)
     if recipe is None:
         recipe = paths.name if paths.name in list_recipes() else "weaksvr-corrected"
     resolved = load_recipe(recipe, list(overrides))
     out = layout.run(run or f"{paths.name}-{resolved.name}")
+    from ..train import fit  # brings torch: after what needs no wait
+
     result = fit(
         resolved,
         paths.features,
@@ -160,9 +166,10 @@ def eval_stage(
     """Stage three: a run beside its controls; writes results.json, results.md and report.html."""
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
-    from ..evaluate import evaluate, write_report
 
     paths, chosen = layout.choose_both(dataset, run)
+    from ..evaluate import evaluate, write_report  # brings torch: after what needs no wait
+
     manifest = Manifest.read(paths.manifest)
     results = evaluate(
         chosen.folder,
@@ -189,9 +196,10 @@ def index_stage(
 ) -> Path:
     """Build `indexes/<run>/` over every video with features (or those of a split), for an earlier one."""
     from ..cache.manifest import Manifest
-    from ..evaluate import build_index
 
     paths, chosen = layout.choose_both(dataset, run)
+    from ..evaluate import build_index
+
     manifest = Manifest.read(paths.manifest)
     out = layout.index(chosen.name)
     part = manifest if split in (None, "all") else manifest.split(str(split))
@@ -214,14 +222,12 @@ def search_stage(
     device: str = "auto",
 ) -> list[Answer]:
     """The best `top` videos for a text, with its seconds. Builds the index when there is none or an old."""
+    if not text.strip():
+        raise StepclipError("the text is empty", "a sentence", 'stepclip search "stir the liquid"')
+    paths, chosen = layout.choose_both(dataset, run)
     from ..evaluate import SearchIndex
     from ..extract.encoders import load_encoder
 
-    if not text.strip():
-        raise StepclipError(
-            "the text to search for is empty", "a sentence", 'stepclip search "stir the liquid"'
-        )
-    paths, chosen = layout.choose_both(dataset, run)
     folder = layout.index(chosen.name)
     if _index_is_old(folder, paths, chosen):
         index_stage(layout, paths.name, chosen.name, device=device)
@@ -283,25 +289,41 @@ def _load(
     layout: Layout, paths: DatasetPaths, settings: dict[str, Any]
 ) -> tuple[Manifest, list[str], list[str]]:
     """The manifest of a dataset, from the user's file, its adapter, or what an earlier extraction kept."""
-    from ..cache.manifest import Manifest
     from ..extract.datasets import DATASETS, load_dataset
 
     dataset = settings["dataset"] or paths.name
     if settings["manifest"] is not None:
-        return Manifest.read(settings["manifest"]), [], []
-    if dataset in DATASETS:
+        loaded = load_dataset("manifest", annotations=settings["manifest"])
+    elif dataset in DATASETS:
         videos = settings["videos"]
         if dataset == "benchlab" and videos is None:
             videos = str(paths.folder)
         loaded = load_dataset(dataset, videos, settings["annotations"])
-        return loaded.manifest, list(loaded.missing), list(loaded.notes)
-    if paths.name in layout.datasets():
-        return Manifest.read(paths.manifest), [], []
-    raise StepclipError(
-        f"no dataset {dataset!r}{nearest(dataset, DATASETS)}",
-        f"a known one ({', '.join(DATASETS)}), or --manifest FILE with your own videos",
-        f"stepclip extract --dataset {dataset} --manifest videos.csv",
-    )
+    elif paths.name in layout.datasets():
+        loaded = load_dataset("manifest", annotations=paths.manifest)
+    else:
+        raise StepclipError(
+            f"no dataset {dataset!r}{nearest(dataset, DATASETS)}",
+            f"a known one ({', '.join(DATASETS)}), or --manifest FILE with your own videos",
+            f"stepclip extract --dataset {dataset} --manifest videos.csv",
+        )
+    return loaded.manifest, list(loaded.missing), list(loaded.notes)
+
+
+def _refuse_another_way(paths: DatasetPaths, asked: Fingerprint) -> None:
+    """One cache holds features made in one way; the difference, and how to keep both, where it is another."""
+    from ..cache.store import FeatureStore
+
+    if not (paths.features / "cache.json").exists():
+        return
+    with FeatureStore.open(paths.features) as store:
+        if store.fingerprint != asked:
+            raise StepclipError(
+                f"the features of {paths.name!r} were made in another way than is asked for now:\n"
+                + store.fingerprint.table(asked, "there", "asked"),
+                "one way of making all features of a dataset",
+                f"the same with --name {paths.name}-2, to keep both; {paths.features} is unchanged",
+            )
 
 
 def _refuse_other_videos(paths: DatasetPaths, loaded: Manifest) -> None:
