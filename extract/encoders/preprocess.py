@@ -83,10 +83,14 @@ class Preprocess:
 def _interpolate(images: torch.Tensor, shape: tuple[int, int], mode: str) -> torch.Tensor:
     if images.device.type == "cpu":
         return F.interpolate(images, size=shape, mode=mode, antialias=True)
-    resized = F.interpolate(
-        images.float(), size=shape, mode=mode, antialias=True
-    )  # no uint8 kernel elsewhere
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return in_two_passes(images, shape, mode)  # there is no uint8 kernel elsewhere
+
+
+def in_two_passes(images: torch.Tensor, shape: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
+    """The same in float: across, then down, each rounded to uint8's range as PIL does."""
+    for size in ((images.shape[-2], shape[1]), shape):
+        images = F.interpolate(images.float(), size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
+    return images.to(torch.uint8)
 
 
 def _side(value: Any, path: Path) -> int:

@@ -149,6 +149,18 @@ class TransformersCLIP:
                 f"the tokenizer of {self.name} makes {ids} of 'a', its end token is {end}",
                 f"texts that end with the end token, ids below {known}",
             )
+        told = self.model.config.text_config.eos_token_id
+        # old configs say 2 of every model; transformers then reads at the highest id, OpenAI's end token
+        if told != end and not (told == 2 and end == known - 1):
+            raise StepclipError(
+                f"the config of {self.name} has eos_token_id {told}, its tokenizer's is {end}",
+                "one end token, at which the feature of a text is read",
+            )
+        if end == 2 != known - 1:
+            raise StepclipError(
+                f"{self.name} has the end token 2, for which transformers reads a text's feature elsewhere",
+                "another id for the end token (2 is kept for old configs)",
+            )
         return int(end)
 
 

@@ -142,7 +142,7 @@ def make_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", ",", *words])}
+    vocabulary = {word: place for place, word in enumerate(["<pad>", "<s>", "<unk>", "</s>", ",", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -169,7 +169,7 @@ def make_clip(folder: Path, *, context: int = 16, size: int = 32, seed: int = 0)
             "max_position_embeddings": context,
             "projection_dim": 24,
             "bos_token_id": 1,
-            "eos_token_id": 2,
+            "eos_token_id": 3,
             "pad_token_id": 0,
         },
         vision_config={**tower, "image_size": size, "patch_size": 8, "projection_dim": 24},

@@ -1,7 +1,8 @@
-"""Sampling by presentation time, and the decoders against each other and against what was put into the file."""
+"""Sampling by presentation time; the decoders against each other and against what was put in."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_picker_takes_the_frames_of_the_definition(gaps, length, sampling, trim)
     assert [index for _, index in taken] == literal(times.tolist(), length / 120, sampling, start, end)
     for time, index in taken:
         assert time == pytest.approx(max(times[index] - start, 0), abs=1e-9)
-    assert all(a < b for (a, _), (b, _) in zip(taken, taken[1:], strict=False))
+    assert all(a < b for (a, _), (b, _) in itertools.pairwise(taken))
 
 
 def test_picker_stops_reading_behind_the_end():
@@ -292,7 +293,7 @@ def test_cut_anywhere_never_half_a_video_without_a_word(videos: Path, tmp_path: 
 
 
 def test_damage_in_the_middle_is_passed_over_and_counted(videos: Path, tmp_path: Path):
-    """Some packets overwritten: the frames that remain have their own times, and the damage is told or refused."""
+    """Packets overwritten: what remains keeps its own times, and the damage is told or refused."""
     data = bytearray((videos / "index-first.mp4").read_bytes())
     middle = len(data) // 2
     data[middle : middle + 300] = bytes(300)
