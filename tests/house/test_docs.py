@@ -106,7 +106,14 @@ def test_the_makefile_passes_only_options_that_exist(project_root: Path, known: 
 
 
 def test_make_help_tells_every_target(project_root: Path) -> None:
-    done = subprocess.run(["make", "help"], cwd=project_root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "help"],
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=_clean_environment(),
+    )
     phony = re.search(r"^\.PHONY: (.*)$", _makefile(project_root), re.M)[1].split()
     told = set(re.findall(r"^\s+(?:\x1b\[1m)?([a-z-]+)", done.stdout, re.M))
     assert told == set(phony)
