@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from .paths import Layout
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
     from ..evaluate.search import Answer
 
 
-def _table(*heads: str, title: str | None = None) -> Table:
+def _table(*heads: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in heads:
         table.add_column(head, overflow="fold")
     return table
@@ -38,12 +39,20 @@ def clock(seconds: float) -> str:
     return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
-def answers_table(text: str, answers: Sequence[Answer]) -> Table:
-    table = _table("score", "from", "to", "video", "step of its script", "file", title=f'"{text}"')
+def _titled(title: str, table: Table) -> Group:
+    """A table under a line that may be longer than it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(title, style="bold"), table)
+
+
+def answers_table(text: str, answers: Sequence[Answer]) -> Group:
+    table = _table("score", "from", "to", "video", "step of its script", "file")
     for answer in answers:
         span = (clock(answer.start), clock(answer.end))
         _row(table, f"{answer.score:.3f}", *span, answer.video_id, answer.step, answer.path)
-    return table
+    return _titled(f'"{text}"', table)
 
 
 def recipes_table() -> Table:
@@ -94,7 +103,7 @@ def datasets_table(layout: Layout) -> Table:
     return table
 
 
-def status_table(layout: Layout, dataset: str | None) -> tuple[Table, bool]:
+def status_table(layout: Layout, dataset: str | None) -> tuple[Group, bool]:
     """The table, and whether every video of the manifest has features."""
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
@@ -105,7 +114,8 @@ def status_table(layout: Layout, dataset: str | None) -> tuple[Table, bool]:
         failures = {f.video_id: f for f in store.failures() if f.video_id not in store}
         done = [row for row in manifest if row.video_id in store]
         failed = Counter(failures[row.video_id].reason for row in manifest if row.video_id in failures)
-        table = _table("state", "videos", "what to do", title=f"{paths.features}  {store.fingerprint.digest}")
+        table = _table("state", "videos", "what to do")
+        title = f"{paths.features}, fingerprint {store.fingerprint.digest}"
         _row(table, "done", len(done), "")
         for reason, count in failed.most_common():
             examples = [f.path for f in failures.values() if f.reason == reason]
@@ -114,4 +124,4 @@ def status_table(layout: Layout, dataset: str | None) -> tuple[Table, bool]:
         if left:
             _row(table, "not extracted yet", left, f"stepclip extract --dataset {paths.name}")
         _row(table, "all", len(manifest), "", style="bold")
-    return table, len(done) == len(manifest)
+    return _titled(title, table), len(done) == len(manifest)

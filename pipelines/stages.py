@@ -36,6 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "paragraphs": "chunks",
     "precision": "auto",
 }
+EMBEDDED_NOTE = (
+    "the embedded encoder understands only the synthetic bench; real videos want another --encoder"
+)
 SAMPLING = ("fps", "frames", "every")
 
 
@@ -103,6 +106,8 @@ def extract_stage(
         workers=workers,
         progress=progress,
     )
+    if settings["encoder"] == "embedded" and settings["dataset"] != "benchlab":
+        notes.append(EMBEDDED_NOTE)
     with write_atomically(paths.missing, "w") as file:
         file.writelines(f"{line}\n" for line in missing)
     return Extraction(paths, report, missing, notes)
@@ -179,6 +184,11 @@ def eval_stage(
         device=device,
         progress=progress,
     )
+    if results.split in ("all", "train"):
+        results.notes.append(
+            f"split '{results.split}' holds videos that were trained on: "
+            "this says how well the model fits them, not how it does on others"
+        )
     results.save(chosen.folder)
     if report:
         with FeatureStore.open(paths.features) as store:
