@@ -18,13 +18,23 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import StepclipError
+from .errors import StepclipError, nearest
 from .files import TEMPORARY, read_json
 from .fingerprint import Fingerprint
 
 SCHEMA = 1
 KINDS = ("step", "paragraph")
-ROWS_KEY = b"stepclip.shard"
+ROWS_KEY, ROWS_CHECK = (
+    b"stepclip.shard",
+    b"stepclip.crc32",
+)  # Parquet checks its pages, we what we say in its footer
+ROWS_TYPES = {
+    "video_id": "string",
+    "first": "int64",
+    "frames": "int64",
+    "duration": "double",
+    "crc32": "uint32",
+}
 _log = logging.getLogger("stepclip")
 
 
@@ -156,9 +166,12 @@ def read_rows(path: Path) -> ShardRows:
     try:
         with open(path, "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
-        about = json.loads(table.schema.metadata[ROWS_KEY])
-        if not table.num_rows:
-            raise ValueError("no rows")
+        said = table.schema.metadata[ROWS_KEY]
+        if int(table.schema.metadata[ROWS_CHECK]) != zlib.crc32(said) or not table.num_rows:
+            raise ValueError("its checksum is not the one written")
+        if [(field.name, str(field.type)) for field in table.schema] != list(ROWS_TYPES.items()):
+            raise ValueError("its columns are not those written")
+        about = json.loads(said)
         return ShardRows(
             file=path.with_suffix(".h5"),
             bytes=int(about["bytes"]),
@@ -283,3 +296,12 @@ def read_failures(folder: Path) -> list[Failure]:
                 continue
             found[failure.video_id] = failure
     return [found[video_id] for video_id in sorted(found)]
+
+
+def known_kind(kind: str) -> str:
+    """`kind` itself. Raises StepclipError when it is not one of `KINDS`."""
+    if kind not in KINDS:
+        raise StepclipError(
+            f"'{kind}' is no kind of text{nearest(kind, KINDS)}", f"one of {', '.join(KINDS)}"
+        )
+    return kind

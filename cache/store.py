@@ -20,12 +20,12 @@ from .errors import StepclipError, nearest
 from .files import TEMPORARY
 from .fingerprint import Fingerprint
 from .layout import (
-    KINDS,
     SCHEMA,
     CacheInfo,
     Failure,
     ShardRows,
     TextTable,
+    known_kind,
     map_shard,
     read_about,
     read_failures,
@@ -218,7 +218,7 @@ class FeatureStore:
 
     def text(self, strings: Sequence[str], kind: str = "step") -> np.ndarray:
         """The features (n, D) float32 of n texts of one kind. Raises StepclipError on an unknown one."""
-        table = self._texts().get(_kind(kind))
+        table = self._texts().get(known_kind(kind))
         rows = [-1 if table is None else table.index.get(string, -1) for string in strings]
         if -1 in rows:
             missing = [string for string, row in zip(strings, rows, strict=True) if row < 0]
@@ -234,7 +234,7 @@ class FeatureStore:
 
     def has_text(self, string: str, kind: str = "step") -> bool:
         """Whether the features of this string are there."""
-        table = self._texts().get(_kind(kind))
+        table = self._texts().get(known_kind(kind))
         return table is not None and string in table.index
 
     def _texts(self) -> dict[str, TextTable]:
@@ -264,14 +264,6 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}: {len(self)} videos, {self.dim}-d {self.dtype})"
-
-
-def _kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise StepclipError(
-            f"'{kind}' is no kind of text{nearest(kind, KINDS)}", f"one of {', '.join(KINDS)}"
-        )
-    return kind
 
 
 def _most_maps() -> int:

@@ -25,13 +25,14 @@ from .errors import StepclipError
 from .files import TEMPORARY, locked, write_atomically, write_json
 from .fingerprint import Fingerprint
 from .layout import (
-    KINDS,
+    ROWS_CHECK,
     ROWS_KEY,
     SCHEMA,
     CacheInfo,
     Failure,
     ShardRows,
     TextTable,
+    known_kind,
     read_about,
     read_failures,
     read_texts,
@@ -106,18 +107,15 @@ class FeatureWriter:
                 )
             write_json(self.path / "cache.json", {**_account(self), "fingerprint": self.fingerprint.fields})
             about = read_about(self.path)
-        if about is None or not self._is_mine(about):
-            shown = Fingerprint({}) if about is None else _with_shape(about)
-            mine = _with_shape(CacheInfo(self.fingerprint, self.dim, self.dtype))
+        mine = _with_shape(CacheInfo(self.fingerprint, self.dim, self.dtype))
+        shown = Fingerprint({}) if about is None else _with_shape(about)
+        if shown != mine:
             raise StepclipError(
                 f"the cache {self.path} was made in another way than is asked for now:\n"
                 + shown.table(mine, "cache", "asked"),
                 "one way of making all features of a cache",
                 f"the same under another DATASET name or --root, or remove {self.path} by hand first",
             )
-
-    def _is_mine(self, about: CacheInfo) -> bool:
-        return (about.fingerprint, about.dim, about.dtype) == (self.fingerprint, self.dim, self.dtype)
 
     def _scan_all(self) -> list[ShardRows]:
         scan(self.path, self.fingerprint.digest, self._known)
@@ -238,7 +236,7 @@ class FeatureWriter:
         import pyarrow.parquet as pq
 
         frames = [len(video.features) for video in videos]
-        about = {**_account(self), **data, "committed": time.time_ns()}
+        said = json.dumps({**_account(self), **data, "committed": time.time_ns()}).encode()
         table = pa.table(
             {
                 "video_id": pa.array([video.video_id for video in videos], pa.string()),
@@ -247,7 +245,7 @@ class FeatureWriter:
                 "duration": pa.array([video.duration for video in videos], pa.float64()),
                 "crc32": pa.array(checksums, pa.uint32()),
             }
-        ).replace_schema_metadata({ROWS_KEY: json.dumps(about)})
+        ).replace_schema_metadata({ROWS_KEY: said, ROWS_CHECK: str(zlib.crc32(said))})
         try:
             with write_atomically(shard.with_suffix(".parquet")) as file:
                 pq.write_table(table, file, write_page_checksum=True)
@@ -259,7 +257,7 @@ class FeatureWriter:
 
     def missing_text(self, strings: Iterable[str], kind: str) -> list[str]:
         """The distinct strings, in order, that have no features yet."""
-        table = self._texts().get(_known_kind(kind))
+        table = self._texts().get(known_kind(kind))
         return [string for string in dict.fromkeys(strings) if table is None or string not in table.index]
 
     def add_text(self, strings: Sequence[str], features: np.ndarray, kind: str) -> None:
@@ -268,7 +266,7 @@ class FeatureWriter:
         A string that is there keeps the features it has. text.h5 is rewritten atomically, under a lock.
         """
         self._alive()
-        _known_kind(kind)
+        known_kind(kind)
         kept = np.array(features, np.float32)
         if kept.ndim != 2 or len(kept) != len(strings) or (len(kept) and not kept.shape[1]):
             raise StepclipError(
@@ -390,12 +388,6 @@ def _account(writer: FeatureWriter) -> dict[str, str | int]:
 
 def _with_shape(about: CacheInfo) -> Fingerprint:
     return Fingerprint({**about.fingerprint.fields, "cache.dim": about.dim, "cache.dtype": about.dtype})
-
-
-def _known_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise StepclipError(f"'{kind}' is no kind of text", f"one of {', '.join(KINDS)}")
-    return kind
 
 
 def _storable(text: str) -> None:

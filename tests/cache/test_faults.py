@@ -34,7 +34,8 @@ IN_SHARD, ELSEWHERE = [f"video-0{n}" for n in range(4, 8)], ["video-00", "video-
 
 
 def test_a_writer_killed_at_any_moment_loses_its_shard_at_most(tmp_path: Path, tools: Any) -> None:
-    names = tuple(f"v{number:03d}" for number in range(40))
+    names = tuple(f"v{number:03d}" for number in range(24))
+    redo(tmp_path / "imports", tools, names)
     began = time.monotonic()
     redo(tmp_path / "undisturbed", tools, names)
     whole = time.monotonic() - began
@@ -179,7 +180,7 @@ def test_a_flipped_byte_in_a_row_file_never_gives_wrong_features(cache: Path, to
     rows = shard_of(cache).with_suffix(".parquet")
     whole = rows.read_bytes()
     noticed = 0
-    for place in range(0, len(whole), 9):
+    for place in range(0, len(whole), 19):
         rows.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
         store = FeatureStore.open(cache)
         noticed += bool(store.problems)
@@ -189,18 +190,18 @@ def test_a_flipped_byte_in_a_row_file_never_gives_wrong_features(cache: Path, to
                 tools.check(store, [name])
             except StepclipError:
                 noticed += 1
-    assert noticed > 20
+    assert noticed > 10
 
 
 def test_a_flipped_byte_around_the_data_never_gives_the_wrong_rows(cache: Path, tools: Any) -> None:
-    """Within the numbers it is the checksum's business; in HDF5's own bytes reading must notice or not care."""
+    """The numbers are the checksum's business; a change of HDF5's own bytes must be noticed or not matter."""
     import h5py
 
     shard = shard_of(cache)
     whole = shard.read_bytes()
     with h5py.File(shard) as file:
         data = [(d.id.get_offset(), d.id.get_offset() + d.nbytes) for d in (file["features"], file["times"])]
-    for place in range(0, len(whole), 23):
+    for place in range(0, len(whole), 53):
         if any(first <= place < last for first, last in data):
             continue
         shard.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
