@@ -144,7 +144,7 @@ class DecodePool:
         for place, child in enumerate(self._children):
             if child.connection in ready:
                 self._listen(place, child)
-            elif child.job is not None and child.spent() > self.timeout:
+            elif child.spent() > self.timeout and not child.connection.poll():
                 self._lose(place, child, "timeout", f"decoding took more than {self.timeout:g} s")
 
     def _listen(self, place: int, child: _Child) -> None:
@@ -210,8 +210,8 @@ class _Child:
         self._send("go")
 
     def spent(self) -> float:
-        """Seconds for which the child has been the one that was waited for, over its present video."""
-        return self._before + time.monotonic() - self._since
+        """Seconds of decoding that its video has taken: those it told of, and those since it may send."""
+        return self._before + time.monotonic() - self._since if self.job is not None else 0.0
 
     def receive(self) -> Event | StepclipError | None:
         """The next message; None: the child is ready for a first video."""
@@ -223,10 +223,9 @@ class _Child:
             error: StepclipError = rest[0]
             return error
         assert self.job is not None
-        self._before = self.spent()
         index = self.job.index
         if kind == "chunk":
-            times, shape = rest
+            times, shape, self._before = rest
             images = np.frombuffer(self.connection.recv_bytes(), np.uint8).reshape(shape)
             return Chunk(index, times, images)
         self.job = None
@@ -259,7 +258,8 @@ def _decode_videos(connection: Connection, plan: Plan) -> None:
     connection.send(("ready",))
     while True:
         try:
-            job: Job = connection.recv()
+            while (job := connection.recv()) == "go":
+                pass  # of the last chunk of the video before
         except (EOFError, OSError):
             return
         try:
@@ -277,16 +277,20 @@ def _decode_videos(connection: Connection, plan: Plan) -> None:
 def _send_chunks(connection: Connection, plan: Plan, decoder: Any, job: Job) -> End:
     times: list[float] = []
     images: list[np.ndarray] = []
+    began, waited = time.monotonic(), 0.0
     first = True
 
     def send() -> None:
-        nonlocal first
-        if not first:
-            connection.recv()  # the parent's `go`
-        first = False
+        nonlocal first, waited
         stacked = np.stack(images)
-        connection.send(("chunk", np.asarray(times, np.float64), stacked.shape))
+        since = time.monotonic()
+        if not first:  # the first chunk of a video needs no `go`
+            connection.recv()
+        first = False
+        decoding = since - began - waited
+        connection.send(("chunk", np.asarray(times, np.float64), stacked.shape, decoding))
         connection.send_bytes(stacked.data.cast("B"))
+        waited += time.monotonic() - since
         times.clear()
         images.clear()
 
@@ -295,17 +299,15 @@ def _send_chunks(connection: Connection, plan: Plan, decoder: Any, job: Job) -> 
         if isinstance(item, End):
             finish = item
             break
-        time, image = item
+        shown, image = item
         images.append(middle_square(image) if plan.square and min(image.shape[:2]) == plan.size else image)
-        times.append(time)
+        times.append(shown)
         if len(images) == CHUNK_FRAMES or images[0].nbytes * len(images) >= CHUNK_BYTES:
             send()
     if finish is None:
         raise DecodeError("decoder-error", f"{job.path}: the decoder gave no end", "an End as the last item")
     if images:
         send()
-    if not first:
-        connection.recv()
     return finish
 
 
