@@ -64,7 +64,7 @@ def _root(
 @app.command()
 def demo(
     root: Root = HERE,
-    people: Annotated[int | None, typer.Option(min=2, help="People of the synthetic bench.")] = None,
+    people: Annotated[int, typer.Option(min=2, help="People of the synthetic bench.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bench and of the training.")] = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -78,7 +78,7 @@ def demo(
 @app.command()
 def benchlab(
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
-    people: Annotated[int | None, typer.Option(min=2, help="People who perform every procedure.")] = None,
+    people: Annotated[int, typer.Option(min=2, help="People who perform every procedure.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same videos.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Rendering processes; default: one per core.")
@@ -88,8 +88,7 @@ def benchlab(
     """Render the synthetic bench: mp4s of laboratory procedures, their scripts, the true step times."""
     from ..extract.benchlab import make_benchlab
 
-    chosen = {} if people is None else {"people": people}
-    manifest = make_benchlab(out, seed=seed, workers=workers, progress=not quiet, **chosen)
+    manifest = make_benchlab(out, people, seed, workers=workers, progress=not quiet)
     typer.echo(f"{len(manifest)} videos, {len(manifest.pairs)} pairs in {out}")
 
 

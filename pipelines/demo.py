@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 DATASET = "benchlab"
 RUN = "demo"
-PEOPLE = 8
 QUERY = "pour the blue liquid into the beaker"
 
 
@@ -48,7 +47,7 @@ class _Stages:
 def run_demo(
     layout: Layout,
     *,
-    people: int | None = None,
+    people: int = 8,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -68,13 +67,13 @@ def run_demo(
     console = console or RichConsole()
     data, run = layout.dataset(DATASET), layout.run(RUN)
     state = data.folder / "demo.json"
-    people = people or PEOPLE
     before = _checked_state(state, data.folder, people, seed)
     stages = _Stages(state, console)
 
     def render() -> None:
-        make_benchlab(data.folder, people=people, seed=seed, progress=progress)
         record(state, people=people, seed=seed)
+        make_benchlab(data.folder, people=people, seed=seed, progress=progress)
+        record(state, rendered=True)
 
     def extract() -> None:
         done = extract_stage(layout, DATASET, device=device, progress=progress, encoder="embedded")
@@ -96,7 +95,7 @@ def run_demo(
         index_stage(layout, DATASET, RUN, device=device)
 
     results = run.folder / "results.json"
-    rendered = "people" in before and data.manifest.exists()
+    rendered = bool(before.get("rendered")) and data.manifest.exists()
     stages.run("render", f"{people} people perform laboratory procedures (mp4)", render, rendered)
     extracted = rendered and bool(before.get("extracted")) and (data.features / "cache.json").exists()
     stages.run("extract", "decode, encode with the embedded encoder, cache", extract, extracted)
@@ -122,7 +121,7 @@ def run_demo(
     console.print()
     console.print(demo_table(read_json(results)))
     console.print(answers_table(QUERY, answers))
-    console.print(_whereabouts(layout, stages.seconds))
+    console.print(_whereabouts(layout, stages.seconds), markup=False, highlight=False, soft_wrap=True)
     return run.folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,25 @@ def _titled(title: str, table: Table) -> Group:
 
 
 def answers_table(text: str, answers: Sequence[Answer]) -> Group:
-    table = _table("score", "from", "to", "video", "step of its script", "file")
-    for answer in answers:
+    """Best first, with the files below: their paths are too long for a column."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = _table("", "score", "from", "to", "video", "step of its script")
+    files = Text(overflow="fold")
+    for place, answer in enumerate(answers, 1):
         span = (clock(answer.start), clock(answer.end))
-        _row(table, f"{answer.score:.3f}", *span, answer.video_id, answer.step, answer.path)
-    return _titled(f'"{text}"', table)
+        _row(table, place, f"{answer.score:.3f}", *span, answer.video_id, answer.step)
+        files.append(f"{place}  {_short(answer.path)}\n")
+    return Group(Text(f'"{text}"', style="bold"), table, files)
+
+
+def _short(path: str) -> str:
+    """A path from here, when that is shorter."""
+    try:
+        return min(os.path.relpath(path), path, key=len)
+    except ValueError:  # another drive
+        return path
 
 
 def recipes_table() -> Table:

@@ -75,13 +75,13 @@ def make_clip(folder: Path, seed: int) -> Path:
     from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
     words = sorted({word for steps in SCRIPTS.values() for step in steps for word in step.split()})
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", ",", *words])}
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", ",", "<s>", "</s>", *words])}
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {
         "vocab_size": len(vocabulary),
         "max_position_embeddings": 24,
-        "eos_token_id": 2,
-        "bos_token_id": 1,
+        "eos_token_id": 4,
+        "bos_token_id": 3,
     }
     torch.manual_seed(seed)
     config = CLIPConfig(
@@ -94,7 +94,7 @@ def make_clip(folder: Path, seed: int) -> Path:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        single="<s> $A </s>", special_tokens=[("<s>", 3), ("</s>", 4)]
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
