@@ -6,8 +6,7 @@ import io
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,10 +163,7 @@ def extract(
                 size = _decoded_size(encoder)
                 plan = Plan(decoder, sampling, size, square=size == encoder.image_size)
                 jobs = [Job(index, row.path, row.start, row.end) for index, row in enumerate(todo)]
-                with (
-                    DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool,
-                    _torch_threads(workers),
-                ):
+                with DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool:
                     _Run(todo, writer, encoder, report, display).consume(pool)
     report.seconds = time.monotonic() - started
     if report.inputs != report.done + report.failed + report.skipped:
@@ -305,19 +301,6 @@ def _shown(sampling: Sampling) -> str:
     if sampling.fps is not None:
         return f"{sampling.fps:g} frames/s"
     return f"{sampling.frames} frames" if sampling.frames is not None else f"every {sampling.every}. frame"
-
-
-@contextmanager
-def _torch_threads(workers: int) -> Iterator[None]:
-    """Leave the cores of the decoding processes to them while the encoder runs on the CPU."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, usable_cores() - workers)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Display:

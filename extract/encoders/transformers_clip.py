@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...cache.errors import StepclipError
-from .base import autocast, clean, resolve_device, resolve_precision, sha256_of
+from .base import autocast, clean, in_threads, resolve_device, resolve_precision, sha256_of
 from .preprocess import Preprocess
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -41,7 +41,7 @@ class TransformersCLIP:
         self.dim = int(model.config.projection_dim)
         self.image_size = preprocess.crop
         self.context = int(model.config.text_config.max_position_embeddings)
-        self.batch = 256 if self.device != "cpu" else 64
+        self.batch = 256 if self.device != "cpu" else 32
         self._end = self._checked_end()
 
     @classmethod
@@ -92,16 +92,23 @@ class TransformersCLIP:
             **self.preprocess.fields(),
         }
 
-    @torch.inference_mode()
     def encode_images(self, images: np.ndarray) -> np.ndarray:
         """(T, H, W, 3) uint8 RGB to (T, D) float32, raw."""
-        parts = [np.zeros((0, self.dim), np.float32)]
-        for first in range(0, len(images), self.batch):
-            pixels = self.preprocess(images[first : first + self.batch], self.device)
-            with autocast(self.device, self.precision):
-                features = self.model.get_image_features(pixel_values=pixels).pooler_output
-            parts.append(features.float().cpu().numpy())
-        return np.concatenate(parts)
+        batches = [images[first : first + self.batch] for first in range(0, len(images), self.batch)]
+        parts = (
+            in_threads(self._encode_batch, batches)
+            if self.device == "cpu"
+            else map(self._encode_batch, batches)
+        )
+        return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
+
+    @torch.inference_mode()
+    def _encode_batch(self, images: np.ndarray) -> np.ndarray:
+        pixels = self.preprocess(images, self.device)
+        with autocast(self.device, self.precision):
+            features = self.model.get_image_features(pixel_values=pixels).pooler_output
+        encoded: np.ndarray = features.float().cpu().numpy()
+        return encoded
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -195,9 +195,17 @@ def test_a_video_with_sound_that_starts_late(tmp_path: Path, tools: SimpleNamesp
 
 
 @pytest.mark.parametrize(
-    "name", ["clean_and_jerk.mp4", "home_sofa.mp4", "nasa_13013.mp4", "h265_video.mp4", "h264_10bits.mp4"]
+    ("name", "sampling"),
+    [
+        ("clean_and_jerk.mp4", Sampling(fps=3)),
+        ("home_sofa.mp4", Sampling(frames=7)),
+        ("nasa_13013.mp4", Sampling(every=11)),
+        ("nasa_13013.mp4", Sampling(fps=4)),
+        *(("h265_video.mp4", each) for each in (Sampling(fps=3), Sampling(frames=7), Sampling(every=4))),
+        ("h264_10bits.mp4", Sampling(every=7)),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("sampling", [Sampling(fps=3), Sampling(frames=7), Sampling(every=11)], ids=str)
 def test_backends_agree_on_real_clips(real: Path, name: str, sampling: Sampling):
     reference = get_decoder("pyav").decode(real / "videos" / name, sampling)
     for other in ("decord", "ffmpeg"):

@@ -89,9 +89,15 @@ def test_image_features_are_the_models_own(encoder):
 def test_batching_changes_nothing(encoder):
     images = smooth(32, 32, 9)
     whole = encoder.encode_images(images)
-    encoder.batch, before = 4, encoder.batch
+    size, threads = encoder.batch, torch.get_num_threads()
+    encoder.batch = 4
     assert encoder.encode_images(images) == pytest.approx(whole, abs=1e-5)
-    encoder.batch = before
+    torch.set_num_threads(3)  # several batches at once
+    assert np.array_equal(encoder.encode_images(images), encoder.encode_images(images))
+    assert encoder.encode_images(images) == pytest.approx(whole, abs=1e-5)
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(threads)
+    encoder.batch = size
     images.flags.writeable = False  # as they come out of a decoding process
     assert encoder.encode_images(images) == pytest.approx(whole, abs=1e-5)
     assert encoder.encode_images(images[:0]).shape == (0, 24)
