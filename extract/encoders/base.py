@@ -109,8 +109,8 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 def in_threads(encode: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """`encode` of each batch, on as many Python threads as torch may use, one torch thread in each.
 
-    On a CPU this is faster than one batch on all of torch's threads, and far faster where other processes keep
-    the cores busy, for those threads wait for each other in every operation.
+    On a CPU this is faster than one batch on all of torch's threads, and far faster where other processes
+    keep the cores busy, for those threads wait for each other in every operation.
     """
     import torch
 
