@@ -47,7 +47,7 @@ def _top(t: Thing) -> tuple[float, float]:
     return t.x, t.y - 26
 
 
-def _reach(s: Scene, target: tuple[float, float], u: float, arrive: float = 0.3, leave: float = 0.75) -> None:
+def _reach(s: Scene, target: tuple[float, float], u: float, arrive: float = 0.2, leave: float = 0.82) -> None:
     """The hand goes from rest to `target`, works there, and comes back."""
     s.hand = _between(HOME, target, there_and_back(u, arrive, leave))
     s.grip = arrive * 0.8 < u < leave + (1 - leave) * 0.2
@@ -55,7 +55,7 @@ def _reach(s: Scene, target: tuple[float, float], u: float, arrive: float = 0.3,
 
 def _carry(s: Scene, a: int, u: float) -> float:
     """Lift of a thing that may be held already: it returns to where it was when the action ends."""
-    w = 1.0 if s.held == a else there_and_back(u, 0.25, 0.78)
+    w = 1.0 if s.held == a else there_and_back(u, 0.2, 0.82)
     s.things[a].y = s.things[a].rest - LIFT * w
     s.grip = True
     return w
@@ -110,13 +110,13 @@ def _with_tool(s: Scene, b: int, u: float, kind: str, rgb: tuple[int, int, int],
     """A loose tool that the hand brings over vessel `b`."""
     t = s.things[b]
     target = (t.x + sway, t.y - 46)
-    s.hand = _between(HOME, (target[0] + 3, target[1] - 18), there_and_back(u, 0.3, 0.75))
+    s.hand = _between(HOME, (target[0] + 3, target[1] - 18), there_and_back(u, 0.2, 0.82))
     s.grip = True
     s.effects.append((kind, s.hand[0] - 3, s.hand[1] + 18, rgb))
 
 
 def stir(s: Scene, a: int, b: int, u: float) -> None:
-    sway = 7 * math.sin(u * 26) if 0.3 < u < 0.75 else 0.0
+    sway = 7 * math.sin(u * 26) if 0.2 < u < 0.82 else 0.0
     if u < 1:
         _with_tool(s, a, u, "rod", (205, 220, 230), sway)
     if 0.3 < u < 0.8:
@@ -145,13 +145,13 @@ def cool(s: Scene, a: int, b: int, u: float) -> None:
 def cover(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
     t.lid = ease(u, 0.3, 0.65)
-    _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.3, 0.7)
+    _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.2, 0.75)
 
 
 def uncover(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
     t.lid = 1 - ease(u, 0.35, 0.7)
-    _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.3, 0.75)
+    _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.2, 0.8)
 
 
 def shake(s: Scene, a: int, b: int, u: float) -> None:
@@ -170,7 +170,9 @@ def insert(s: Scene, a: int, b: int, u: float) -> None:
     t.x, t.y = t.x + (v.x - t.x) * over, t.rest + (v.rest - t.rest) * over - lift
     t.inside = b if u > 0.55 else -1
     t.rest = v.rest if u >= 1 else t.rest
-    s.hand = _between(HOME, _top(t), ease(u, 0, 0.2)) if u < 0.8 else _between(_top(t), HOME, ease(u, 0.8, 1.0))
+    s.hand = (
+        _between(HOME, _top(t), ease(u, 0, 0.2)) if u < 0.8 else _between(_top(t), HOME, ease(u, 0.8, 1.0))
+    )
     s.grip = 0.15 < u < 0.85
 
 
@@ -182,7 +184,9 @@ def pull_out(s: Scene, a: int, b: int, u: float) -> None:
     t.y = v.rest + (y1 - v.rest) * away - 12 - 50 * up + 62 * down
     t.inside = b if u < 0.45 else -1
     t.rest = y1 if u >= 1 else v.rest
-    s.hand = _between(HOME, _top(t), ease(u, 0, 0.2)) if u < 0.9 else _between(_top(t), HOME, ease(u, 0.9, 1.0))
+    s.hand = (
+        _between(HOME, _top(t), ease(u, 0, 0.2)) if u < 0.9 else _between(_top(t), HOME, ease(u, 0.9, 1.0))
+    )
     s.grip = 0.15 < u < 0.93
 
 
@@ -225,7 +229,7 @@ def wipe(s: Scene, a: int, b: int, u: float) -> None:
 
 def label(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
-    _reach(s, (t.x + 6, t.y - 14), u, 0.4, 0.7)
+    _reach(s, (t.x + 6, t.y - 14), u, 0.25, 0.8)
     if u < 0.5:
         s.effects.append(("sticker", s.hand[0] - 6, s.hand[1]))
     t.sticker = float(u > 0.5)
@@ -233,7 +237,7 @@ def label(s: Scene, a: int, b: int, u: float) -> None:
 
 def peel(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
-    _reach(s, (t.x + 6, t.y - 14), u, 0.35, 0.6)
+    _reach(s, (t.x + 6, t.y - 14), u, 0.2, 0.75)
     if 0.5 < u < 0.95:
         s.effects.append(("sticker", s.hand[0] - 6, s.hand[1]))
     t.sticker = float(u < 0.5)
@@ -242,7 +246,7 @@ def peel(s: Scene, a: int, b: int, u: float) -> None:
 def _switch(to: bool) -> Play:
     def play(s: Scene, a: int, b: int, u: float) -> None:
         t = s.things[a]
-        _reach(s, (t.x + 8, t.y - 6), u, 0.35, 0.65)
+        _reach(s, (t.x + 8, t.y - 6), u, 0.2, 0.8)
         if u > 0.5:
             t.on = to
 
@@ -255,7 +259,7 @@ def _turn(sign: float) -> Play:
         t.turn += sign * 270 * ease(u, 0.3, 0.75)
         t.on = sign > 0 if u > 0.6 else t.on
         wrist = 6 * math.sin(sign * u * 24)
-        _reach(s, (t.x + 16 + wrist, t.y - 32), u, 0.3, 0.75)
+        _reach(s, (t.x + 16 + wrist, t.y - 32), u, 0.2, 0.85)
 
     return play
 
@@ -273,7 +277,7 @@ def weigh(s: Scene, a: int, b: int, u: float) -> None:
 
 def point_at(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
-    _reach(s, (t.x + 14, t.y - 44), u, 0.3, 0.75)
+    _reach(s, (t.x + 14, t.y - 44), u, 0.2, 0.85)
     s.grip = False
     s.effects.append(("finger", *s.hand))
     t.marker = t.marker or u > 0.6
@@ -285,7 +289,7 @@ def push(s: Scene, a: int, b: int, u: float) -> None:
     w = ease(u, 0.35, 0.75)
     t.x, t.y = t.x + (x - t.x) * w, t.rest + (y - t.rest) * w
     t.rest = y if u >= 1 else t.rest
-    _reach(s, (t.x + 14, t.y - 12), u, 0.3, 0.8)
+    _reach(s, (t.x + 14, t.y - 12), u, 0.25, 0.85)
 
 
 def _vessel(check: Callable[[Thing], bool]) -> Ready:
@@ -296,9 +300,18 @@ ACTIONS: dict[str, Action] = {
     "take up": Action(_free, take_up, VESSELS, seconds=1.4),
     "put down": Action(lambda s, a, b: s.held == a, put_down, VESSELS, seconds=1.2),
     "pour": Action(
-        lambda s, a, b: a != b and _mine(s, a, b) and s.things[a].level > 0.3 and s.things[b].level < 0.7
-        and _open(s.things[a]) and _open(s.things[b]),
-        pour, VESSELS, VESSELS, 2.4,
+        lambda s, a, b: (
+            a != b
+            and _mine(s, a, b)
+            and s.things[a].level > 0.3
+            and s.things[b].level < 0.7
+            and _open(s.things[a])
+            and _open(s.things[b])
+        ),
+        pour,
+        VESSELS,
+        VESSELS,
+        2.4,
     ),
     "stir": Action(_vessel(lambda t: _open(t) and t.level > 0.1), stir, VESSELS, seconds=2.2),
     "heat": Action(_vessel(lambda t: not t.hot and t.level > 0.1), heat, VESSELS, seconds=2.4),
@@ -308,15 +321,19 @@ ACTIONS: dict[str, Action] = {
     "shake": Action(lambda s, a, b: _mine(s, a, b) and s.things[a].level > 0.1, shake, VESSELS, seconds=2.0),
     "insert": Action(
         lambda s, a, b: _free(s, a, b) and _open(s.things[b]) and all(t.inside != b for t in s.things),
-        insert, ("glass rod", "thermometer", "funnel"), VESSELS, 1.8,
+        insert,
+        ("glass rod", "thermometer", "funnel"),
+        VESSELS,
+        1.8,
     ),
     "pull out": Action(
         lambda s, a, b: s.held < 0 and s.things[a].inside == b,
-        pull_out, ("glass rod", "thermometer", "funnel"), VESSELS, 1.8,
+        pull_out,
+        ("glass rod", "thermometer", "funnel"),
+        VESSELS,
+        1.8,
     ),
-    "squeeze": Action(
-        lambda s, a, b: s.held < 0 and _open(s.things[b]), squeeze, ("dropper",), VESSELS, 2.0
-    ),
+    "squeeze": Action(lambda s, a, b: s.held < 0 and _open(s.things[b]), squeeze, ("dropper",), VESSELS, 2.0),
     "scoop": Action(_vessel(_open), scoop, VESSELS, seconds=2.0),
     "wipe": Action(_vessel(lambda t: not t.clean), wipe, VESSELS, seconds=1.8),
     "label": Action(_vessel(lambda t: t.sticker == 0), label, VESSELS, seconds=1.6),

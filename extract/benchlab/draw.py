@@ -32,6 +32,7 @@ class Pen:
     def rectangle(self, box: Sequence[float], fill: RGB, outline: RGB | None = None) -> None:
         self._draw.rectangle([v * DETAIL for v in box], fill, outline)
 
+
 # Outlines in units around the base's centre, y upwards.
 OUTLINES: dict[str, tuple[Point, ...]] = {
     "beaker": ((-14, 0), (-14, 34), (-17, 37), (17, 37), (14, 34), (14, 0)),
@@ -84,10 +85,11 @@ def _half_width(outline: Sequence[Point], y: float) -> float:
 def draw_vessel(d: Pen, t: Thing) -> None:
     outline = OUTLINES[t.kind]
     height = HEIGHTS[t.kind]
-    d.polygon(placed(t, outline), fill=(205, 232, 250) if t.frost else GLASS)
+    body = mix(GLASS, t.rgb, 0.45)  # tinted glass: a thing is known by its colour whatever it holds
+    d.polygon(placed(t, outline), fill=mix(body, (205, 240, 255), 0.6) if t.frost else body)
     if t.level > 0.02:
         top = max(3.0, height * 0.9 * t.level)
-        d.polygon(placed(t, _below(outline, top)), fill=t.liquid)
+        d.polygon(placed(t, _below(outline, top)), fill=mix(t.liquid, (0, 0, 0), 0.12))
         if t.drops:
             d.polygon(placed(t, _below(outline, top, top - 5)), fill=t.drops)
         if t.foam:
@@ -95,17 +97,18 @@ def draw_vessel(d: Pen, t: Thing) -> None:
     if t.powder > 0.05:
         d.polygon(placed(t, _below(outline, 2 + 6 * t.powder)), fill=(246, 240, 226))
     band = height * 0.72
-    d.polygon(placed(t, _below(outline, band + 3, band - 3)), fill=t.rgb)
-    d.line([*placed(t, outline), placed(t, outline)[0]], fill=(120, 190, 235) if t.frost else INK, width=1.5)
+    d.polygon(placed(t, _below(outline, band + 4, band - 4)), fill=t.rgb)
+    edge = (150, 210, 250) if t.frost else mix(t.rgb, (0, 0, 0), 0.45)
+    d.line([*placed(t, outline), placed(t, outline)[0]], fill=edge, width=1.8)
     if t.sticker:
-        d.polygon(placed(t, [(-6, 8), (-6, 18), (6, 18), (6, 8)]), fill=(255, 255, 250), outline=INK)
+        d.polygon(placed(t, [(-8, 7), (-8, 20), (8, 20), (8, 7)]), fill=(255, 255, 250), outline=INK)
         d.line(placed(t, [(-4, 14), (4, 14)]), fill=INK)
     if t.clean:
         d.line(placed(t, [(-3, height * 0.5), (4, height * 0.66)]), fill=(255, 255, 255), width=3)
     if t.lid > 0:
         w = _half_width(outline, height) + 3
         y = height + 30 * (1 - t.lid)
-        d.polygon(placed(t, [(-w, y), (-w, y + 5), (w, y + 5), (w, y)]), fill=(70, 74, 84), outline=INK)
+        d.polygon(placed(t, [(-w, y), (-w, y + 7), (w, y + 7), (w, y)]), fill=(70, 74, 84), outline=INK)
     if t.hot:
         for i in (-1, 0, 1):
             x, y = t.x + 7 * i, t.y - height - 6
@@ -114,12 +117,10 @@ def draw_vessel(d: Pen, t: Thing) -> None:
 
 def draw_tool(d: Pen, t: Thing) -> None:
     outline = placed(t, OUTLINES[t.kind])
-    fill = {"glass rod": (205, 220, 230), "thermometer": (250, 250, 250)}.get(t.kind, t.rgb)
+    fill = (250, 250, 250) if t.kind == "thermometer" else t.rgb
     d.polygon(outline, fill=fill, outline=INK)
     if t.kind == "thermometer":
         d.polygon(placed(t, [(-1, 2), (-1, 30), (1, 30), (1, 2)]), fill=t.rgb)
-    if t.kind == "glass rod":
-        d.polygon(placed(t, [(-3, 54), (-3, 60), (3, 60), (3, 54)]), fill=t.rgb)
 
 
 def draw_fixture(d: Pen, t: Thing) -> None:
@@ -142,8 +143,11 @@ def draw_fixture(d: Pen, t: Thing) -> None:
 
 def draw_flame(d: Pen, x: float, y: float, size: float) -> None:
     for k, fill in ((1.0, (255, 140, 20)), (0.6, (255, 225, 80))):
-        w, h = 8 * k * size, 22 * k * size
-        d.polygon([(x - w, y), (x - w * 0.6, y - h * 0.5), (x, y - h), (x + w * 0.6, y - h * 0.5), (x + w, y)], fill=fill)
+        w, h = 11 * k * size, 30 * k * size
+        d.polygon(
+            [(x - w, y), (x - w * 0.6, y - h * 0.5), (x, y - h), (x + w * 0.6, y - h * 0.5), (x + w, y)],
+            fill=fill,
+        )
 
 
 def draw_effect(d: Pen, effect: tuple) -> None:
@@ -153,9 +157,13 @@ def draw_effect(d: Pen, effect: tuple) -> None:
         draw_flame(d, x, y, rest[0])
     elif what == "ice":
         for i in range(-2, 3):
-            d.rectangle([x + 9 * i - 4, y - 7 * rest[0], x + 9 * i + 4, y], fill=(190, 225, 255), outline=(110, 170, 230))
+            d.rectangle(
+                [x + 11 * i - 5, y - 12 * rest[0], x + 11 * i + 5, y],
+                fill=(190, 225, 255),
+                outline=(110, 170, 230),
+            )
     elif what == "stream":
-        d.line([(x, y), (x, rest[0])], fill=rest[1], width=4)
+        d.line([(x, y), (x, rest[0])], fill=rest[1], width=6)
     elif what == "rod":
         d.line([(x, y - 18), (x, y + 34)], fill=rest[0], width=4)
     elif what == "scoop":
@@ -169,15 +177,19 @@ def draw_effect(d: Pen, effect: tuple) -> None:
         bottom, u, rgb = rest
         for k in range(3):
             yy = y + (bottom - y) * ((u * 5 + k / 3) % 1)
-            d.ellipse([x - 2, yy - 3, x + 2, yy + 3], fill=rgb)
+            d.ellipse([x - 3, yy - 4, x + 3, yy + 4], fill=rgb)
     elif what == "powder":
         for k in range(8):
             dx, dy = (k * 37 % 11) - 5, ((k * 53) % 17 + rest[0] * 60) % 22
-            d.ellipse([x + dx - 1, y + dy - 1, x + dx + 1, y + dy + 1], fill=(250, 246, 236))
+            d.ellipse([x + dx - 2, y + dy - 2, x + dx + 2, y + dy + 2], fill=(250, 246, 236))
     elif what == "cloth":
-        d.polygon([(x - 12, y - 8), (x + 8, y - 10), (x + 12, y + 8), (x - 9, y + 11)], fill=(150, 200, 190), outline=INK)
+        d.polygon(
+            [(x - 17, y - 10), (x + 11, y - 13), (x + 16, y + 11), (x - 12, y + 15)],
+            fill=(150, 200, 190),
+            outline=INK,
+        )
     elif what == "sticker":
-        d.rectangle([x - 6, y - 5, x + 6, y + 5], fill=(255, 255, 250), outline=INK)
+        d.rectangle([x - 8, y - 7, x + 8, y + 7], fill=(255, 255, 250), outline=INK)
     elif what == "finger":
         d.line([(x, y), (x - 12, y + 14)], fill=(60, 50, 50), width=5)
     elif what == "marker":
@@ -212,4 +224,22 @@ def draw_scene(background: Image.Image, scene: Scene, skin: RGB, sleeve: RGB) ->
     for effect in scene.effects:
         draw_effect(d, effect)
     draw_hand(d, scene.hand, scene.grip, skin, sleeve)
+    return image
+
+
+HAND = 255  # label of the hand in `draw_regions`
+
+
+def draw_regions(scene: Scene) -> Image.Image:
+    """Which thing is where, as boxes: a picture of the canvas (mode L) with 1 + the thing's index, HAND, or 0."""
+    image = Image.new("L", PIXELS, 0)
+    d = ImageDraw.Draw(image)
+    order = sorted(range(len(scene.things)), key=lambda i: (scene.things[i].rest, scene.things[i].y))
+    for i in order:
+        t = scene.things[i]
+        half = max(x for x, _ in OUTLINES[t.kind])
+        box = (t.x - half, t.y - HEIGHTS[t.kind], t.x + half, t.y)
+        d.rectangle([v * DETAIL for v in box], fill=1 + i)
+    x, y = scene.hand
+    d.ellipse([v * DETAIL for v in (x - 9, y - 13, x + 21, y + 9)], fill=HAND)
     return image

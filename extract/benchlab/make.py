@@ -105,7 +105,9 @@ def _check(out: Path, settings: dict) -> None:
     if not (out / SETTINGS).is_file():
         if (out / "videos").exists():
             raise StepclipError(
-                f"{out / 'videos'} exists and is no bench's", "a new folder, or that of a bench", "another --out"
+                f"{out / 'videos'} exists and is no bench's",
+                "a new folder, or that of a bench",
+                "another --out",
             )
         return
     found = read_json(out / SETTINGS)
@@ -151,7 +153,12 @@ def _pairs(jobs: Sequence[_Job], seed: int) -> Iterator[Pair]:
     """Matched and unmatched pairs of different people, inside a task; as many of each kind of difference."""
     for split, most in (("train", MAX_TRAIN_PAIRS), ("test", MAX_PAIRS)):
         rng = np.random.default_rng([seed, 77, len(split)])
-        kinds: dict[str, list[tuple[_Job, _Job]]] = {"matched": [], "order": [], "deletion": [], "addition": []}
+        kinds: dict[str, list[tuple[_Job, _Job]]] = {
+            "matched": [],
+            "order": [],
+            "deletion": [],
+            "addition": [],
+        }
         of_split = [job for job in jobs if job.split == split]
         for a, b in combinations(of_split, 2):
             if a.task == b.task and a.person != b.person:
@@ -170,11 +177,13 @@ def _matching(jobs: Sequence[_Job], seed: int) -> Iterator[MatchRow]:
     rng = np.random.default_rng([seed, 78])
     for task in TEST_TASKS:
         by_procedure = {
-            p: [j.video_id for j in jobs if j.task == task and j.procedure == p] for p in range(1, PROCEDURES + 1)
+            p: [j.video_id for j in jobs if j.task == task and j.procedure == p]
+            for p in range(1, PROCEDURES + 1)
         }
         for p in by_procedure:
             lists = {
-                tuple(ids[int(rng.integers(len(ids)))] for ids in by_procedure.values()) for _ in range(MATCHING_LISTS)
+                tuple(ids[int(rng.integers(len(ids)))] for ids in by_procedure.values())
+                for _ in range(MATCHING_LISTS)
             }
             for candidates in sorted(lists):
                 yield MatchRow(f"{task}.{p}", candidates, p - 1, "test")
@@ -189,9 +198,13 @@ def _write_release(folder: Path, manifest: Manifest) -> None:
         rows = [row for row in manifest if row.split == split]
         lines[f"{split}_split.txt"] = [f"{Path(row.path).name} {row.procedure}" for row in rows]
         lines[f"{split}_pairs.txt"] = [
-            f"{p.video_a} {labels[p.video_a]} {p.video_b} {labels[p.video_b]}" for p in manifest.pairs if p.split == split
+            f"{p.video_a} {labels[p.video_a]} {p.video_b} {labels[p.video_b]}"
+            for p in manifest.pairs
+            if p.split == split
         ]
-    lines["splits/train.txt"] = [f"{row.video_id}\t{row.procedure}" for row in manifest if row.split == "train"]
+    lines["splits/train.txt"] = [
+        f"{row.video_id}\t{row.procedure}" for row in manifest if row.split == "train"
+    ]
     lists = [f"{row.procedure} {' '.join(row.candidates)}" for row in manifest.matching]
     lines["splits/text_matching.txt"] = lists
     first: dict[str, list[str]] = {}

@@ -59,20 +59,20 @@ def make_person(name: str, rng: np.random.Generator) -> Person:
         wall=colour(90, 245),
         table=colour(60, 220),
         pattern=int(rng.integers(4)),
-        clutter=int(rng.integers(2, 7)),
+        clutter=int(rng.integers(1, 6)),
         mirror=bool(rng.random() < 0.5),
-        zoom=float(rng.uniform(0.88, 1.12)),
+        zoom=float(rng.uniform(0.95, 1.2)),
         rotation=float(rng.uniform(-7, 7)),
         shear=float(rng.uniform(-0.12, 0.12)),
         shift=(float(rng.uniform(-9, 9)), float(rng.uniform(-6, 6))),
-        gain=tuple(float(v) for v in rng.uniform(0.68, 1.12, 3)),  # type: ignore[arg-type]
-        gamma=float(rng.uniform(0.75, 1.4)),
+        gain=tuple(float(v) for v in rng.uniform(0.8, 1.12, 3)),  # type: ignore[arg-type]
+        gamma=float(rng.uniform(0.75, 1.3)),
         shade=float(rng.uniform(0.0, 0.45)),
-        noise=float(rng.uniform(1, 9)),
+        noise=float(rng.uniform(1, 7)),
         jitter=float(rng.uniform(0, 2.0)),
         speed=float(rng.uniform(0.7, 1.45)),
         pause=float(rng.uniform(0.05, 0.7)),
-        idle=float(rng.uniform(0.0, 0.3)),
+        idle=float(rng.uniform(0.05, 0.35)),
         occlusion=float(rng.uniform(0.0, 0.16)),
         crf=int(rng.integers(20, 34)),
     )
@@ -83,7 +83,9 @@ def background(person: Person, rng: np.random.Generator) -> Image.Image:
     w, h = int(CANVAS[0]), int(CANVAS[1])
     image = Image.new("RGB", PIXELS, person.wall)
     d = Pen(image)
-    other = mix(person.wall, (20, 20, 30) if rng.random() < 0.5 else (255, 255, 255), float(rng.uniform(0.08, 0.35)))
+    other = mix(
+        person.wall, (20, 20, 30) if rng.random() < 0.5 else (255, 255, 255), float(rng.uniform(0.08, 0.35))
+    )
     if person.pattern == 1:
         for x in range(0, w, 25):
             for y in range(0, h, 25):

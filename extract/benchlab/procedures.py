@@ -20,7 +20,16 @@ TEST_TASKS = tuple(range(10, 15))
 PROCEDURES = 5
 MIN_STEPS, MAX_STEPS = 5, 13
 PER_TASK = 5  # vessels of a task
-HANDLING = {"take up": 3.0, "put down": 6.0, "pour": 5.0, "peel": 3.0, "pull out": 3.0, "uncover": 3.0, "turn off": 3.0, "unscrew": 3.0}
+HANDLING = {
+    "take up": 3.0,
+    "put down": 6.0,
+    "pour": 5.0,
+    "peel": 3.0,
+    "pull out": 3.0,
+    "uncover": 3.0,
+    "turn off": 3.0,
+    "unscrew": 3.0,
+}
 
 Step = tuple[str, int, int]  # verb, index of a, index of b (or -1)
 
@@ -63,7 +72,7 @@ def possible(scene: Scene, step: Step) -> bool:
         return False
     if bool(action.b_kinds) != (b >= 0) or (b >= 0 and scene.things[b].kind not in action.b_kinds):
         return False
-    if b >= 0 and (a == b or scene.things[a].inside >= 0 and verb != "pull out"):
+    if b >= 0 and (a == b or (scene.things[a].inside >= 0 and verb != "pull out")):
         return False
     return action.ready(scene, a, b)
 
@@ -78,7 +87,9 @@ def feasible(scene: Scene, script: tuple[Step, ...]) -> bool:
     return scene.held < 0
 
 
-def _random_script(scene: Scene, length: int, verbs: tuple[str, ...], rng: np.random.Generator) -> tuple[Step, ...]:
+def _random_script(
+    scene: Scene, length: int, verbs: tuple[str, ...], rng: np.random.Generator
+) -> tuple[Step, ...]:
     scene, script = scene.moment(), []
     indices = range(len(scene.things))
     used: Counter[str] = Counter()
@@ -96,7 +107,10 @@ def _random_script(scene: Scene, length: int, verbs: tuple[str, ...], rng: np.ra
         # verbs are about equally likely, whatever the number of things they fit; repeats are rare but happen
         weight = np.array(
             [
-                HANDLING.get(step[0], 1.0) / count[step[0]] / (1 + used[step[0]]) ** 1.5 * (0.15 if step in script else 1)
+                HANDLING.get(step[0], 1.0)
+                / count[step[0]]
+                / (1 + used[step[0]]) ** 1.5
+                * (0.15 if step in script else 1)
                 for step in options
             ]
         )
@@ -107,7 +121,9 @@ def _random_script(scene: Scene, length: int, verbs: tuple[str, ...], rng: np.ra
     return tuple(script)
 
 
-def _reordered(scene: Scene, base: tuple[Step, ...], known: list, rng: np.random.Generator) -> tuple[Step, ...] | None:
+def _reordered(
+    scene: Scene, base: tuple[Step, ...], known: list, rng: np.random.Generator
+) -> tuple[Step, ...] | None:
     """Another feasible order of the same steps: one or two blocks of steps moved elsewhere."""
     for _ in range(400):
         steps = list(base)
@@ -123,7 +139,9 @@ def _reordered(scene: Scene, base: tuple[Step, ...], known: list, rng: np.random
     return None
 
 
-def _shortened(scene: Scene, base: tuple[Step, ...], known: list, rng: np.random.Generator) -> tuple[Step, ...] | None:
+def _shortened(
+    scene: Scene, base: tuple[Step, ...], known: list, rng: np.random.Generator
+) -> tuple[Step, ...] | None:
     for _ in range(400):
         drop = set(rng.choice(len(base), int(rng.integers(1, 4)), replace=False).tolist())
         steps = tuple(s for i, s in enumerate(base) if i not in drop)
@@ -143,7 +161,11 @@ def _lengthened(
             if not all(possible(before, s) and apply(before, *s) is None for s in steps[:i]):
                 break
             steps[i:i] = _random_script(before, int(rng.integers(1, 3)), verbs, rng)
-        if len(base) < len(steps) <= MAX_STEPS and tuple(steps) not in known and feasible(scene, tuple(steps)):
+        if (
+            len(base) < len(steps) <= MAX_STEPS
+            and tuple(steps) not in known
+            and feasible(scene, tuple(steps))
+        ):
             return tuple(steps)
     return None
 

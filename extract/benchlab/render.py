@@ -17,7 +17,7 @@ from .procedures import Task
 from .scene import HOME, RGB, Scene, mix
 
 SIZE = (160, 120)
-FPS = 10
+FPS = 8
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def plan(task: Task, procedure: int, person: Person, rng: np.random.Generator, f
 
     for i, (verb, _, _) in enumerate(script):
         idle = rng.random() < person.idle
-        add(-1, float(rng.uniform(0.8, 3.0)) if idle else float(rng.exponential(person.pause)))
-        seconds = ACTIONS[verb].seconds * person.speed * float(rng.uniform(0.75, 1.3))
+        add(-1, float(rng.uniform(1.0, 5.0)) if idle else float(rng.exponential(person.pause)))
+        seconds = ACTIONS[verb].seconds * person.speed * float(np.exp(rng.normal(0, 0.4)))
         add(i, seconds, bool(rng.random() < person.occlusion))
-    add(-1, float(rng.uniform(0.2, 1.5)))
+    add(-1, float(rng.uniform(0.2, 3.0)))
     return segments
 
 
@@ -115,7 +115,10 @@ def frames(
             _occlude(image, u, passer, -1.0 if seg.step % 2 else 1.0)
         shake = 0.8 * shake + rng.normal(0, 0.6 * person.jitter, 2)
         image = image.transform(
-            size, Image.Transform.AFFINE, camera(person, size, (shake[0], shake[1])), Image.Resampling.BILINEAR
+            size,
+            Image.Transform.AFFINE,
+            camera(person, size, (shake[0], shake[1])),
+            Image.Resampling.BILINEAR,
         )
         dx, dy = rng.integers(0, 32, 2)
         lit = curve[np.asarray(image)] * lamp + grain[dy : dy + size[1], dx : dx + size[0]]
@@ -129,7 +132,9 @@ def encode(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, int], fp
     count = 0
     part = path.with_name(path.name + ".part")
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": str(crf), "g": "50"})
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"preset": "ultrafast", "crf": str(crf), "g": "50"}
+        )
         stream.width, stream.height, stream.pix_fmt = size[0], size[1], "yuv420p"
         stream.thread_count = 1
         for picture in pictures:
@@ -141,7 +146,14 @@ def encode(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, int], fp
 
 
 def record(
-    task: Task, procedure: int, person: Person, seed: int, path: Path, *, size: tuple[int, int] = SIZE, fps: int = FPS
+    task: Task,
+    procedure: int,
+    person: Person,
+    seed: int,
+    path: Path,
+    *,
+    size: tuple[int, int] = SIZE,
+    fps: int = FPS,
 ) -> Recording:
     """Renders one recording to `path` (an mp4). The same arguments give the same file."""
     name = [*person.name.encode()]
