@@ -21,10 +21,12 @@ app = typer.Typer(
 )
 index_app = typer.Typer(help="The search index of a run.", no_args_is_help=True)
 recipes_app = typer.Typer(help="The recipes of training runs.")
+encoder_app = typer.Typer(help="The embedded encoder: train it anew, see what it is.", no_args_is_help=True)
 cache_app = typer.Typer(help="The feature cache of a dataset.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(cache_app, name="cache")
+app.add_typer(encoder_app, name="encoder")
 
 Root = Annotated[
     Path,
@@ -346,6 +348,50 @@ def cache_status(dataset: Dataset = None, root: Root = HERE) -> None:
     _console().print(table)
     if not whole:
         raise typer.Exit(1)
+
+
+@encoder_app.command("train")
+def encoder_train(
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: a transformers CLIP folder.")],
+    clips: Annotated[int, typer.Option(min=1, help="Recordings to render and learn from, 1 MB each.")] = 4500,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Ends after these minutes of training.")] = 60.0,
+    steps: Annotated[int, typer.Option(min=1, help="Or after these steps, if they are done first.")] = 20_000,
+    processes: Annotated[int, typer.Option(min=1, help="Training processes, on a CPU.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Rendering processes; default: one per core.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="An encoder's folder, to go on from.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the encoder in that folder.")
+    ] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train the small CLIP that comes with StepCLIP, on recordings of the bench; `--encoder DIR` uses it."""
+    from ..extract.benchlab.pretrain import Training, pretrain
+    from .inventory import card_table
+
+    how = Training(
+        steps=steps,
+        minutes=minutes,
+        processes=processes,
+        start=str(start.expanduser()) if start else "",
+        seed=seed,
+        device=device,
+    )
+    pretrain(out, how, clips=clips, workers=workers, overwrite=overwrite, progress=not quiet)
+    _console().print(card_table(str(out)))
+
+
+@encoder_app.command("card")
+def encoder_card(
+    name: Annotated[str, typer.Argument(help="embedded, or the folder of one.")] = "embedded",
+) -> None:
+    """What an encoder is, what it was trained on, and its zero-shot accuracy."""
+    from .inventory import card_table
+
+    _console().print(card_table(name))
 
 
 def _layout(root: Path) -> Any:

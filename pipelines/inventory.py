@@ -48,6 +48,18 @@ def _titled(title: str, table: Table) -> Group:
     return Group(Text(title, style="bold"), table)
 
 
+def card_table(name: str) -> Table:
+    """What an encoder says of itself; accuracies with what guessing would reach."""
+    from ..extract.encoders.card import read_card
+
+    table = _table("encoder", name)
+    for key, value in read_card(name).items():
+        if isinstance(value, dict) and {"accuracy", "chance", "frames"} <= value.keys():
+            value = f"{value['accuracy']:.1%} of {value['frames']} frames (chance {value['chance']:.1%})"
+        _row(table, key, value)
+    return table
+
+
 def answers_table(text: str, answers: Sequence[Answer]) -> Group:
     """Best first, with the files below: their paths are too long for a column."""
     from rich.console import Group

@@ -1,7 +1,7 @@
 """The verbs: when each may be done, and how it looks and what it leaves behind.
 
-`play(scene, a, b, u)` changes a scene to the moment `u` in [0, 1] of the action; at 1 only its lasting effect remains,
-so the same function animates a step and applies it to the state.
+`play(scene, a, b, u)` changes a scene to the moment `u` in [0, 1] of the action; `a` and `b` are indices of
+things (-1: none). At 1 only its lasting effect remains, so the same function animates a step and applies it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .scene import HOME, LIFT, SLOTS, Scene, Thing, mix
-from .vocabulary import FIXTURES, TOOLS, VESSELS
+from .vocabulary import FIXTURES, VESSELS
 
 Play = Callable[[Scene, int, int, float], None]
 Ready = Callable[[Scene, int, int], bool]
@@ -19,7 +19,9 @@ Ready = Callable[[Scene, int, int], bool]
 
 @dataclass(frozen=True)
 class Action:
-    """One verb. `a_kinds`, `b_kinds`: what it takes (empty `b_kinds`: one thing only)."""
+    """One verb: when it can be done, how it looks, the kinds of thing it takes (no `b_kinds`: one thing),
+    and how many seconds it takes at middling speed.
+    """
 
     ready: Ready
     play: Play
@@ -74,6 +76,7 @@ def _open(t: Thing) -> bool:
 
 
 def take_up(s: Scene, a: int, b: int, u: float) -> None:
+    """The hand comes, and lifts the thing; it is held from now on."""
     t = s.things[a]
     t.y = t.rest - LIFT * ease(u, 0.4, 1.0)
     s.hand = _between(HOME, _top(t), ease(u, 0, 0.4)) if u < 0.4 else _top(t)
@@ -82,6 +85,7 @@ def take_up(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def put_down(s: Scene, a: int, b: int, u: float) -> None:
+    """The thing that is held goes down to its place; the hand leaves."""
     t = s.things[a]
     t.y = t.rest - LIFT * (1 - ease(u, 0.0, 0.6))
     s.hand = _top(t) if u < 0.6 else _between(_top(t), HOME, ease(u, 0.6, 1.0))
@@ -90,6 +94,7 @@ def put_down(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def pour(s: Scene, a: int, b: int, u: float) -> None:
+    """`a` is carried to `b` and tilted; a third of its liquid, or what is left, runs over and mixes."""
     src, dst = s.things[a], s.things[b]
     w, x0 = _carry(s, a, u), src.x
     side = -1.0 if src.x <= dst.x else 1.0
@@ -116,6 +121,7 @@ def _with_tool(s: Scene, b: int, u: float, kind: str, rgb: tuple[int, int, int],
 
 
 def stir(s: Scene, a: int, b: int, u: float) -> None:
+    """A rod goes round in the vessel; foam stays."""
     sway = 7 * math.sin(u * 26) if 0.2 < u < 0.82 else 0.0
     if u < 1:
         _with_tool(s, a, u, "rod", (205, 220, 230), sway)
@@ -125,6 +131,7 @@ def stir(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def heat(s: Scene, a: int, b: int, u: float) -> None:
+    """Held over a flame; hot afterwards, no frost."""
     t = s.things[a]
     w = there_and_back(u, 0.2, 0.85)
     t.y = t.rest - 24 * w
@@ -135,6 +142,7 @@ def heat(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def cool(s: Scene, a: int, b: int, u: float) -> None:
+    """Ice is heaped around it; frost afterwards, no longer hot."""
     t = s.things[a]
     if 0.2 < u < 0.9:
         s.effects.append(("ice", t.x, t.rest, there_and_back(u, 0.3, 0.8)))
@@ -143,18 +151,21 @@ def cool(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def cover(s: Scene, a: int, b: int, u: float) -> None:
+    """A lid comes down on it."""
     t = s.things[a]
     t.lid = ease(u, 0.3, 0.65)
     _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.2, 0.75)
 
 
 def uncover(s: Scene, a: int, b: int, u: float) -> None:
+    """Its lid goes up and away."""
     t = s.things[a]
     t.lid = 1 - ease(u, 0.35, 0.7)
     _reach(s, (t.x, t.y - 50 - 40 * (1 - t.lid)), u, 0.2, 0.8)
 
 
 def shake(s: Scene, a: int, b: int, u: float) -> None:
+    """Lifted and swung to and fro; foam stays."""
     t = s.things[a]
     w = _carry(s, a, u)
     busy = 0.25 < u < 0.78
@@ -164,6 +175,7 @@ def shake(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def insert(s: Scene, a: int, b: int, u: float) -> None:
+    """Tool `a` is put into vessel `b` and stays there."""
     t, v = s.things[a], s.things[b]
     over, down = ease(u, 0.25, 0.55), ease(u, 0.55, 0.8)
     lift = 62 * ease(u, 0.1, 0.3) - 50 * down
@@ -177,6 +189,7 @@ def insert(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def pull_out(s: Scene, a: int, b: int, u: float) -> None:
+    """Tool `a` comes out of vessel `b` and is laid on the nearest free place."""
     t, v = s.things[a], s.things[b]
     up, away, down = ease(u, 0.2, 0.45), ease(u, 0.45, 0.75), ease(u, 0.75, 0.95)
     x1, y1 = _free_slot(s, v)
@@ -198,6 +211,7 @@ def _free_slot(s: Scene, near: Thing) -> tuple[float, float]:
 
 
 def squeeze(s: Scene, a: int, b: int, u: float) -> None:
+    """Dropper `a` lets drops fall into `b`, which leave a layer of their colour."""
     d, v = s.things[a], s.things[b]
     w = there_and_back(u, 0.3, 0.8)
     d.x, d.y = d.x + (v.x - d.x) * w, d.rest + (v.rest - d.rest) * w - 54 * there_and_back(u, 0.2, 0.85)
@@ -211,6 +225,7 @@ def squeeze(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def scoop(s: Scene, a: int, b: int, u: float) -> None:
+    """A spoon brings powder, which stays at the bottom."""
     if u < 1:
         _with_tool(s, a, u, "scoop", (190, 190, 196), 0.0)
     if 0.4 < u < 0.65:
@@ -219,6 +234,7 @@ def scoop(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def wipe(s: Scene, a: int, b: int, u: float) -> None:
+    """A cloth goes up and down the glass; a shine stays."""
     t = s.things[a]
     y = t.y - 18 + 14 * math.sin(u * 22)
     _reach(s, (t.x + 4, y), u, 0.25, 0.8)
@@ -228,6 +244,7 @@ def wipe(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def label(s: Scene, a: int, b: int, u: float) -> None:
+    """A sticker is brought and stays."""
     t = s.things[a]
     _reach(s, (t.x + 6, t.y - 14), u, 0.25, 0.8)
     if u < 0.5:
@@ -236,6 +253,7 @@ def label(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def peel(s: Scene, a: int, b: int, u: float) -> None:
+    """The sticker is taken away."""
     t = s.things[a]
     _reach(s, (t.x + 6, t.y - 14), u, 0.2, 0.75)
     if 0.5 < u < 0.95:
@@ -265,6 +283,7 @@ def _turn(sign: float) -> Play:
 
 
 def weigh(s: Scene, a: int, b: int, u: float) -> None:
+    """Carried to the scale, whose display lights up and stays lit, and back."""
     t = s.things[a]
     scale = next(o for o in s.things if o.kind == "scale")
     x0, w = t.x, there_and_back(u, 0.4, 0.7)
@@ -276,6 +295,7 @@ def weigh(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def point_at(s: Scene, a: int, b: int, u: float) -> None:
+    """A finger points; a mark stays, by which the step can be told afterwards."""
     t = s.things[a]
     _reach(s, (t.x + 14, t.y - 44), u, 0.2, 0.85)
     s.grip = False
@@ -284,6 +304,7 @@ def point_at(s: Scene, a: int, b: int, u: float) -> None:
 
 
 def push(s: Scene, a: int, b: int, u: float) -> None:
+    """Pushed along the table to the nearest free place."""
     t = s.things[a]
     x, y = _free_slot(s, t)
     w = ease(u, 0.35, 0.75)
@@ -348,7 +369,6 @@ ACTIONS: dict[str, Action] = {
     "point at": Action(_vessel(lambda t: not t.marker), point_at, VESSELS + FIXTURES, seconds=1.2),
     "push": Action(_vessel(lambda t: True), push, VESSELS, seconds=1.5),
 }
-assert set(TOOLS) >= {"glass rod", "thermometer", "dropper", "funnel"}
 
 
 def apply(scene: Scene, verb: str, a: int, b: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -54,6 +55,7 @@ OUTLINES: dict[str, tuple[Point, ...]] = {
 HEIGHTS = {kind: max(y for _, y in outline) for kind, outline in OUTLINES.items()}
 GLASS: RGB = (222, 234, 240)
 INK: RGB = (58, 66, 78)
+HAND = 255  # label of the hand in `draw_regions`
 
 
 def placed(t: Thing, points: Sequence[Point]) -> list[Point]:
@@ -76,13 +78,14 @@ def _below(outline: Sequence[Point], top: float, bottom: float = 1.0) -> list[Po
 def _half_width(outline: Sequence[Point], y: float) -> float:
     right = [p for p in outline if p[0] > 0]
     right.sort(key=lambda p: p[1])
-    for (x0, y0), (x1, y1) in zip(right, right[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(right):
         if y0 <= y <= y1:
             return x1 if y1 == y0 else x0 + (x1 - x0) * (y - y0) / (y1 - y0)
     return right[0][0] if y < right[0][1] else right[-1][0]
 
 
 def draw_vessel(d: Pen, t: Thing) -> None:
+    """A vessel and what its state shows: liquid, foam, drops, powder, frost, sticker, shine, lid, steam."""
     outline = OUTLINES[t.kind]
     height = HEIGHTS[t.kind]
     body = mix(GLASS, t.rgb, 0.45)  # tinted glass: a thing is known by its colour whatever it holds
@@ -116,6 +119,7 @@ def draw_vessel(d: Pen, t: Thing) -> None:
 
 
 def draw_tool(d: Pen, t: Thing) -> None:
+    """A rod, thermometer, dropper, spoon or funnel in its colour."""
     outline = placed(t, OUTLINES[t.kind])
     fill = (250, 250, 250) if t.kind == "thermometer" else t.rgb
     d.polygon(outline, fill=fill, outline=INK)
@@ -124,6 +128,7 @@ def draw_tool(d: Pen, t: Thing) -> None:
 
 
 def draw_fixture(d: Pen, t: Thing) -> None:
+    """A burner, clamp or scale, on or off."""
     d.polygon(placed(t, OUTLINES[t.kind]), fill=(150, 156, 166), outline=INK)
     if t.kind == "burner":
         d.rectangle([t.x - 4, t.y - 18, t.x + 4, t.y - 12], fill=t.rgb)
@@ -142,6 +147,7 @@ def draw_fixture(d: Pen, t: Thing) -> None:
 
 
 def draw_flame(d: Pen, x: float, y: float, size: float) -> None:
+    """A flame that stands on (x, y); 30 units high at size 1."""
     for k, fill in ((1.0, (255, 140, 20)), (0.6, (255, 225, 80))):
         w, h = 11 * k * size, 30 * k * size
         d.polygon(
@@ -197,6 +203,7 @@ def draw_effect(d: Pen, effect: tuple) -> None:
 
 
 def draw_hand(d: Pen, at: Point, grip: bool, skin: RGB, sleeve: RGB) -> None:
+    """The hand with its finger tips at `at`, the arm coming from the right; `grip`: fingers closed."""
     x, y = at
     d.line([(x + 8, y - 4), (CANVAS[0] + 10, y - 70)], fill=sleeve, width=26)
     d.ellipse([x - 3, y - 14, x + 23, y + 10], fill=skin)
@@ -227,11 +234,8 @@ def draw_scene(background: Image.Image, scene: Scene, skin: RGB, sleeve: RGB) ->
     return image
 
 
-HAND = 255  # label of the hand in `draw_regions`
-
-
 def draw_regions(scene: Scene) -> Image.Image:
-    """Which thing is where, as boxes: a picture of the canvas (mode L) with 1 + the thing's index, HAND, or 0."""
+    """Which thing is where, as boxes: the canvas (mode L) with 1 + the thing's index, HAND, or 0."""
     image = Image.new("L", PIXELS, 0)
     d = ImageDraw.Draw(image)
     order = sorted(range(len(scene.things)), key=lambda i: (scene.things[i].rest, scene.things[i].y))

@@ -1,9 +1,8 @@
-"""Makes a whole bench: recordings, manifest, verification pairs, matching lists, and the same in CSV's own files."""
+"""Makes a bench: recordings, manifest, verification pairs, matching lists; the same in CSV's own files."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import numpy as np
 from ...cache.errors import StepclipError
 from ...cache.files import read_json, write_atomically, write_json
 from ...cache.manifest import Manifest, MatchRow, Pair, VideoRow
+from .fanout import in_processes
 from .people import make_person
-from .procedures import PROCEDURES, TEST_TASKS, TRAIN_TASKS, Task, difference, make_tasks
+from .procedures import FIRST_SEED, PROCEDURES, TEST_TASKS, TRAIN_TASKS, Task, difference, make_tasks
 from .render import FPS, SIZE, Recording, record
 
 VERSION = 1  # of what is rendered: raise it when the same seed gives other videos
@@ -24,10 +24,13 @@ MAX_PAIRS = 500  # matched, and as many unmatched, as in CSV
 MAX_TRAIN_PAIRS = 8500
 MATCHING_LISTS = 32  # per query procedure, as in CSV-Matching
 SETTINGS = "bench.json"
+KINDS = ("matched", "order", "deletion", "addition")
 
 
 @dataclass(frozen=True)
 class _Job:
+    """One recording to make."""
+
     task: int
     procedure: int
     person: str
@@ -54,15 +57,21 @@ def make_benchlab(
     size: tuple[int, int] = SIZE,
     fps: int = FPS,
 ) -> Manifest:
-    """Render the bench into `out`: `people` people perform the 45 training procedures, as many others the 25 of the
-    test; `videos/<procedure>/<person>.mp4`, `manifest/`, `annotations/` (laid out like the CSV release).
+    """Render the bench into `out`: `people` people perform the 45 training procedures, as many others the 25
+    of the test; `videos/<procedure>/<person>.mp4`, `manifest/`, `annotations/` (as the CSV release has them).
 
-    Deterministic for a seed. Videos that are there already are kept, so a broken-off call is finished by the next.
-    `size` (width, height) in pixels, `fps` frames a second. Raises StepclipError for fewer than 2 people, or a folder
-    that holds another bench.
+    Deterministic for a seed. Videos that are there already are kept, so a broken-off call is finished by the
+    next. `size` (width, height) in pixels, even; `fps` frames a second; `workers` processes (one per core).
+    Raises StepclipError for values out of range, or a folder that holds another bench.
     """
     if people < 2:
         raise StepclipError(f"people = {people}", "2 or more: matched pairs are of different people")
+    if not 0 <= seed < FIRST_SEED:
+        raise StepclipError(
+            f"seed = {seed}", f"0 to {FIRST_SEED - 1}: the embedded encoder has seen the rest"
+        )
+    if min(size) < 16 or any(side % 2 for side in size) or fps < 1:
+        raise StepclipError(f"size = {size}, fps = {fps}", "even sides of 16 pixels or more, 1 fps or more")
     out = Path(out)
     settings = {"version": VERSION, "seed": seed, "people": people, "size": list(size), "fps": fps}
     _check(out, settings)
@@ -76,7 +85,13 @@ def make_benchlab(
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / SETTINGS, settings)
-    recordings = _record_all(jobs, size, fps, workers or os.cpu_count() or 1, progress)
+    recordings = in_processes(
+        _record_one,
+        [(job, tasks[job.task], size, fps) for job in jobs],
+        lambda made: made.frames,
+        workers=workers or os.cpu_count() or 1,
+        progress=progress,
+    )
     rows = tuple(
         VideoRow(
             job.video_id,
@@ -102,6 +117,7 @@ def people_of(split: str, count: int) -> list[str]:
 
 
 def _check(out: Path, settings: dict) -> None:
+    """Refuses a folder that holds another bench, or videos of something else."""
     if not (out / SETTINGS).is_file():
         if (out / "videos").exists():
             raise StepclipError(
@@ -124,48 +140,17 @@ def _record_one(job: tuple[_Job, Task, tuple[int, int], int]) -> Recording:
     return record(task, what.procedure, person, what.seed, what.path, size=size, fps=fps)
 
 
-def _record_all(
-    jobs: Sequence[_Job], size: tuple[int, int], fps: int, workers: int, progress: bool
-) -> list[Recording]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    tasks = {task.number: task for task in make_tasks(jobs[0].seed)}
-    work = [(job, tasks[job.task], size, fps) for job in jobs]
-    done: list[Recording] = []
-    columns = (
-        TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("videos, {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with (
-        multiprocessing.get_context("spawn").Pool(workers) as pool,
-        Progress(*columns, disable=not progress) as bar,
-    ):
-        row, frames = bar.add_task("render", total=len(work), rate=""), 0
-        for made in pool.imap(_record_one, work, chunksize=2):
-            done.append(made)
-            frames += made.frames
-            spent = bar.tasks[0].elapsed or 1e-9
-            bar.update(row, advance=1, rate=f"{frames / spent:.0f} frames/s")
-    return done
-
-
 def _pairs(jobs: Sequence[_Job], seed: int) -> Iterator[Pair]:
-    """Matched and unmatched pairs of different people, inside a task; as many of each kind of difference."""
+    """Pairs of different people in a task: matched, and for the test as many that differ, in equal parts."""
     for split, most in (("train", MAX_TRAIN_PAIRS), ("test", MAX_PAIRS)):
         rng = np.random.default_rng([seed, 77, len(split)])
-        kinds: dict[str, list[tuple[_Job, _Job]]] = {
-            "matched": [],
-            "order": [],
-            "deletion": [],
-            "addition": [],
-        }
+        kinds: dict[str, list[tuple[_Job, _Job]]] = {kind: [] for kind in KINDS}
         of_split = [job for job in jobs if job.split == split]
         for a, b in combinations(of_split, 2):
             if a.task == b.task and a.person != b.person:
                 kinds[difference(a.procedure, b.procedure)].append((a, b))
-        wanted = {"matched": most} if split == "train" else {k: most if k == "matched" else -1 for k in kinds}
         count = min(most, len(kinds["matched"]))
-        for kind in wanted:
+        for kind in KINDS[:1] if split == "train" else KINDS:
             share = count if kind == "matched" else -(-count // 3)
             for i in sorted(rng.permutation(len(kinds[kind]))[:share]):
                 a, b = kinds[kind][i]

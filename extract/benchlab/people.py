@@ -12,10 +12,9 @@ from .draw import DETAIL, PIXELS, Pen, draw_tool, draw_vessel
 from .scene import CANVAS, RGB, TABLE_Y, Thing, mix
 from .vocabulary import COLOURS, TOOLS, VESSELS
 
-SKINS: tuple[RGB, ...] = (
-    (244, 206, 178), (222, 172, 134), (176, 122, 86), (120, 78, 54),  # bare hands
-    (110, 160, 220), (235, 235, 240), (150, 110, 190), (60, 64, 72),  # gloves
-)  # fmt: skip
+BARE: tuple[RGB, ...] = ((244, 206, 178), (222, 172, 134), (176, 122, 86), (120, 78, 54))
+GLOVES: tuple[RGB, ...] = ((110, 160, 220), (235, 235, 240), (150, 110, 190), (60, 64, 72))
+SKINS = BARE + GLOVES
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ every script can really be carried out on the bench, because its state is simula
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,10 @@ from .vocabulary import COLOURS, TOOLS, VERBS, VESSELS, sentence
 TRAIN_TASKS = tuple(range(1, 10))
 TEST_TASKS = tuple(range(10, 15))
 PROCEDURES = 5
+FIRST_SEED = 100_000  # benches from this seed on train the embedded encoder; those of users are below
 MIN_STEPS, MAX_STEPS = 5, 13
 PER_TASK = 5  # vessels of a task
-HANDLING = {
+HANDLING = {  # weight of verbs that would be drawn too rarely: most undo another, which has to come first
     "take up": 3.0,
     "put down": 6.0,
     "pour": 5.0,
@@ -48,6 +50,7 @@ class Task:
         return tuple(self.sentence(step) for step in self.scripts[procedure - 1])
 
     def sentence(self, step: Step, form: int = 0) -> str:
+        """The sentence of one step; `form` > 0: another way to say it."""
         names = [Thing(*thing, 0.0, 0.0).name for thing in self.things]
         return sentence(step[0], names[step[1]], names[step[2]] if step[2] >= 0 else None, form)
 
@@ -79,18 +82,25 @@ def possible(scene: Scene, step: Step) -> bool:
 
 def feasible(scene: Scene, script: tuple[Step, ...]) -> bool:
     """Whether the whole script can be carried out, ending with empty hands."""
+    after = _carried_out(scene, script)
+    return after is not None and after.held < 0
+
+
+def _carried_out(scene: Scene, script: Sequence[Step]) -> Scene | None:
+    """The bench after the steps; None where one of them cannot be done."""
     scene = scene.moment()
     for step in script:
         if not possible(scene, step):
-            return False
+            return None
         apply(scene, *step)
-    return scene.held < 0
+    return scene
 
 
 def _random_script(
     scene: Scene, length: int, verbs: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[Step, ...]:
-    scene, script = scene.moment(), []
+    """Up to `length` steps that can be done one after the other, no step twice in a row."""
+    scene, script = scene.moment(), list[Step]()
     indices = range(len(scene.things))
     used: Counter[str] = Counter()
     while len(script) < length:
@@ -142,6 +152,7 @@ def _reordered(
 def _shortened(
     scene: Scene, base: tuple[Step, ...], known: list, rng: np.random.Generator
 ) -> tuple[Step, ...] | None:
+    """A feasible script with one to three of the steps left out."""
     for _ in range(400):
         drop = set(rng.choice(len(base), int(rng.integers(1, 4)), replace=False).tolist())
         steps = tuple(s for i, s in enumerate(base) if i not in drop)
@@ -153,12 +164,13 @@ def _shortened(
 def _lengthened(
     scene: Scene, base: tuple[Step, ...], known: list, verbs: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[Step, ...] | None:
+    """A feasible script with new steps put in at one to three places."""
     for _ in range(400):
         steps = list(base)
         for _ in range(int(rng.integers(1, 4))):
             i = int(rng.integers(0, len(steps) + 1))
-            before = scene.moment()
-            if not all(possible(before, s) and apply(before, *s) is None for s in steps[:i]):
+            before = _carried_out(scene, steps[:i])
+            if before is None:
                 break
             steps[i:i] = _random_script(before, int(rng.integers(1, 3)), verbs, rng)
         if (

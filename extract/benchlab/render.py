@@ -1,4 +1,4 @@
-"""One recording: a person carries out a script, frame by frame, into an H.264 file with its true step times."""
+"""One recording: a person carries out a script, frame by frame, into an H.264 file; step times are known."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...cache.errors import StepclipError
 from .actions import ACTIONS, apply
 from .draw import Pen, draw_scene
 from .people import Person, background, camera, light
@@ -41,7 +42,7 @@ class Recording:
 
 
 def plan(task: Task, procedure: int, person: Person, rng: np.random.Generator, fps: int) -> list[Segment]:
-    """Lengths of steps, pauses and idle stretches, as this person would take them."""
+    """Lengths of steps, pauses and idle stretches, as this person would take them, without a gap."""
     script, segments, at = task.scripts[procedure - 1], [], 0
 
     def add(step: int, seconds: float, occluded: bool = False) -> None:
@@ -126,7 +127,11 @@ def frames(
 
 
 def encode(path: Path, pictures: Iterator[np.ndarray], size: tuple[int, int], fps: int, crf: int) -> int:
-    """Writes H.264 in mp4 with FFmpeg's libx264 as PyAV carries it; one thread, so the bytes repeat. Returns frames."""
+    """Writes H.264 in mp4 with FFmpeg's libx264 as PyAV carries it; one thread, so the bytes repeat.
+
+    `size` (width, height), both even; `pictures` (height, width, 3) uint8 RGB. Written aside as `.part` and
+    renamed when whole. Returns the number of frames.
+    """
     import av
 
     count = 0
@@ -155,16 +160,20 @@ def record(
     size: tuple[int, int] = SIZE,
     fps: int = FPS,
 ) -> Recording:
-    """Renders one recording to `path` (an mp4). The same arguments give the same file."""
+    """Renders one recording to `path` (an mp4), unless it is there. The same arguments give the same file.
+
+    Raises StepclipError when a recording has another number of frames than its plan.
+    """
     name = [*person.name.encode()]
     rng = np.random.default_rng([seed, task.number, procedure, *name])
     segments = plan(task, procedure, person, rng, fps)
-    count = 0
+    total = sum(s.frames for s in segments)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         count = encode(path, frames(task, procedure, person, rng, segments, size), size, fps, person.crf)
-    total = sum(s.frames for s in segments)
-    assert count in (0, total)
+        if count != total:
+            path.unlink()
+            raise StepclipError(f"{count} frames in {path}", f"{total}, as planned", "report this as a fault")
     steps = [s for s in segments if s.step >= 0]
     return Recording(
         path, total, tuple(s.first / fps for s in steps), tuple((s.first + s.frames) / fps for s in steps)

@@ -53,7 +53,7 @@ class TransformersCLIP:
 
         files = weight_files(folder)
         try:
-            with _quiet():
+            with quiet():
                 loaded: Any = CLIPModel.from_pretrained(
                     folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
                 )
@@ -248,7 +248,7 @@ def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
-class _quiet:
+class quiet:
     """Loading bars and warnings of transformers held back, for the faults are raised as errors anyway."""
 
     def __enter__(self) -> None:
