@@ -299,7 +299,8 @@ def point_at(s: Scene, a: int, b: int, u: float) -> None:
     t = s.things[a]
     _reach(s, (t.x + 14, t.y - 44), u, 0.2, 0.85)
     s.grip = False
-    s.effects.append(("finger", *s.hand))
+    if u < 1:
+        s.effects.append(("finger", *s.hand))
     t.marker = t.marker or u > 0.6
 
 
@@ -374,6 +375,5 @@ ACTIONS: dict[str, Action] = {
 def apply(scene: Scene, verb: str, a: int, b: int) -> None:
     """Leaves the scene as it is after the action."""
     ACTIONS[verb].play(scene, a, b, 1.0)
-    scene.effects.clear()
     if scene.held < 0:
         scene.hand, scene.grip = HOME, False
