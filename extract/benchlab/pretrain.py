@@ -274,7 +274,7 @@ def pretrain(
     rendering processes, one per core by default. The folder `out` appears when all is done; one that holds
     something is refused (StepclipError) unless `overwrite` is set. Returns what card.json says.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     if not overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise StepclipError(f"{out} exists", "a new folder", "another --out, or --overwrite to replace it")
     how = replace(how, device=resolve_device(how.device))
