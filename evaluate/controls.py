@@ -5,6 +5,7 @@
 | mean-pool | mean of the frame features | cosine with the paragraph | - |
 | flat | 16 segment frames laid end to end | - | - |
 | dtw-raw | DTW of the raw frame features | ordered match of raw frames | Viterbi on raw features |
+| dtw-centred | likewise, each video's mean frame taken off | - | - |
 | duration | relative difference of the durations | - | - |
 | clock | nothing but t/L: all videos alike | all alike: chance | uniform split |
 """
@@ -17,13 +18,14 @@ import numpy as np
 
 from ..cache.errors import StepclipError, nearest
 from .distances import alignment, pooled
-from .embed import Embedded, flatten_segments
+from .embed import Embedded, centred, flatten_segments
 
-CONTROLS = ("mean-pool", "flat", "dtw-raw", "duration", "clock")
+CONTROLS = ("mean-pool", "flat", "dtw-raw", "dtw-centred", "duration", "clock")
 EXPLAINED = {
     "mean-pool": "mean of the CLIP frames, no order",
     "flat": "16 CLIP frames laid end to end, no learning",
     "dtw-raw": "DTW on raw CLIP frames, no learning",
+    "dtw-centred": "the same, each video's mean frame taken off",
     "duration": "difference of the durations, no content",
     "clock": "time t/L only, no content",
 }
@@ -44,6 +46,8 @@ def control_distances(
         return pooled(flatten_segments(raw).video, a, b)
     if name == "dtw-raw":
         return alignment(raw, a, b, step=step)
+    if name == "dtw-centred":
+        return alignment(centred(raw), a, b, step=step)
     if name == "duration":
         long = np.maximum(raw.durations[a], raw.durations[b])
         return np.abs(raw.durations[a] - raw.durations[b]) / np.maximum(long, 1e-9)

@@ -143,6 +143,16 @@ def flatten_segments(raw: Embedded) -> Embedded:
     return replace(raw, name="flat", video=video)
 
 
+def centred(raw: Embedded) -> Embedded:
+    """`raw` with the mean frame of each video taken off its frames: what a room and a person add to all of
+    them."""
+    owner = torch.repeat_interleave(torch.arange(len(raw)), torch.as_tensor(raw.lengths))
+    mean = raw.frames.new_zeros((len(raw), raw.frames.shape[1]))
+    mean.index_add_(0, owner.to(mean.device), raw.frames)
+    mean /= torch.as_tensor(raw.lengths, device=mean.device)[:, None]
+    return replace(raw, name="centred", frames=raw.frames - mean[owner.to(mean.device)])
+
+
 def _embedded(name: str, packed: PackedFeatures, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
     times, offsets = packed.times.cpu().numpy(), packed.offsets.cpu().numpy()
     last = np.array([times[b - 1] if b > a else 0.0 for a, b in pairwise(offsets)])

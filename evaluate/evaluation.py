@@ -70,7 +70,7 @@ def evaluate(
         results.details.trained, results.details.raw = trained, raw
         _verification(results, part, trained, raw, headline, checkpoint, stage)
         stage("searching by text", None)
-        _retrieval(results, part, videos, trained, raw, store)
+        _retrieval(results, part, videos, trained, raw, store, headline)
         stage("finding the steps", None)
         _localisation(results, videos, trained, raw, store)
     results.seconds = time.perf_counter() - started
@@ -155,6 +155,7 @@ def _retrieval(
     trained: Embedded,
     raw: Embedded,
     store: FeatureStore,
+    distance: str,
 ) -> None:
     queries = Queries.of(videos)
     missing = [p for p in queries.paragraphs if not store.has_text(p, "paragraph")]
@@ -195,8 +196,9 @@ def _retrieval(
     results.notes += notes
     if not rows:
         results.notes.append(f"matching is left out: split {results.split!r} has no matching list")
+    quoted = "paragraph" if distance == "pooled" else "script"
     for name, kind, scores, about in scored:
-        headline = kind == TRAINED and name == "paragraph"
+        headline = kind == TRAINED and name == quoted
         results.retrieval.append(Row(name, kind, retrieve(scores, queries.relevant), about, headline))
         if rows:
             results.matching.append(

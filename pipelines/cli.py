@@ -66,7 +66,7 @@ def _root(
 @app.command()
 def demo(
     root: Root = HERE,
-    people: Annotated[int, typer.Option(min=2, help="People of the synthetic bench.")] = 8,
+    people: Annotated[int, typer.Option(min=2, help="People of the synthetic bench.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bench and of the training.")] = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -80,7 +80,7 @@ def demo(
 @app.command()
 def benchlab(
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
-    people: Annotated[int, typer.Option(min=2, help="People who perform every procedure.")] = 8,
+    people: Annotated[int, typer.Option(min=2, help="People who perform every procedure.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same videos.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Rendering processes; default: one per core.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DATASET = "benchlab"
 RUN = "demo"
+FPS = 2.0  # frames a second: two to six a step
 QUERY = "pour the blue liquid into the beaker"
 
 
@@ -76,7 +77,7 @@ def run_demo(
         record(state, rendered=True)
 
     def extract() -> None:
-        done = extract_stage(layout, DATASET, device=device, progress=progress, encoder="embedded")
+        done = extract_stage(layout, DATASET, device=device, progress=progress, encoder="embedded", fps=FPS)
         console.print(done.report)
         record(state, extracted=True)
 

@@ -128,6 +128,8 @@ class StepModel(nn.Module):
                 f"frames of shape {tuple(frames.shape)}",
                 f"(B, {self.frames}, {self.feature_dim}): views of this model",
             )
+        if self.config.centre:
+            frames = frames - frames.mean(1, keepdim=True)
         x = self.input(self._normalised(frames))
         if self.cls is not None:
             x = torch.cat([self.cls.to(x.dtype).expand(len(x), -1, -1), x], 1)
@@ -152,7 +154,8 @@ class StepModel(nn.Module):
         """Take mean and spread of `features` (M, feature_dim), the training frames; only with that
         input_norm."""
         if self.config.input_norm == "standardise":
-            self.feature_mean.copy_(features.float().mean(0))
+            if not self.config.centre:
+                self.feature_mean.copy_(features.float().mean(0))
             self.feature_std.copy_(features.float().std(0, correction=0).clamp(min=1e-4))
 
     @property

@@ -62,6 +62,10 @@ class ModelConfig(Section):
         default="layernorm",
         description="what is done to raw features first; standardise: mean and spread of the training set",
     )
+    centre: bool = Field(
+        default=False,
+        description="take each video's mean off its features first: person, room and light go with it",
+    )
     positions: Literal["learned", "sinusoidal", "none"] = Field(
         default="learned", description="where in the video a frame is"
     )
@@ -91,7 +95,7 @@ class LossConfig(Section):
     )
     fine: Weight = Field(default=1.0, description="weight of frame against sentence, image side")
     fine_text: Weight = Field(default=1.0, description="weight of sentence against frames, text side")
-    labels: Literal["viterbi", "visit-all", "uniform"] = Field(
+    labels: Literal["viterbi", "visit-all", "prior", "uniform"] = Field(
         default="viterbi", description="how pseudo-labels are made"
     )
     text_form: Literal["mean", "mil"] = Field(

@@ -49,7 +49,7 @@ class _Job:
 
 def make_benchlab(
     out: str | os.PathLike[str],
-    people: int = 8,
+    people: int = 5,
     seed: int = 0,
     *,
     workers: int | None = None,

@@ -71,7 +71,7 @@ def make_person(name: str, rng: np.random.Generator) -> Person:
         jitter=float(rng.uniform(0, 2.0)),
         speed=float(rng.uniform(0.7, 1.45)),
         pause=float(rng.uniform(0.05, 0.7)),
-        idle=float(rng.uniform(0.05, 0.35)),
+        idle=float(rng.uniform(0.05, 0.25)),
         occlusion=float(rng.uniform(0.0, 0.16)),
         crf=int(rng.integers(20, 34)),
     )

@@ -53,8 +53,8 @@ def plan(task: Task, procedure: int, person: Person, rng: np.random.Generator, f
 
     for i, (verb, _, _) in enumerate(script):
         idle = rng.random() < person.idle
-        add(-1, float(rng.uniform(1.0, 5.0)) if idle else float(rng.exponential(person.pause)))
-        seconds = ACTIONS[verb].seconds * person.speed * float(np.exp(rng.normal(0, 0.4)))
+        add(-1, float(rng.uniform(1.0, 4.0)) if idle else float(rng.exponential(person.pause)))
+        seconds = ACTIONS[verb].seconds * person.speed * float(np.exp(rng.normal(0, 0.3)))
         add(i, seconds, bool(rng.random() < person.occlusion))
     add(-1, float(rng.uniform(0.2, 3.0)))
     return segments

@@ -18,7 +18,8 @@ from ...cache.errors import StepclipError, nearest
 from ..alignment import monotone
 from .video_paragraph import unit
 
-Labelling = Literal["viterbi", "visit-all", "uniform"]
+Labelling = Literal["viterbi", "visit-all", "prior", "uniform"]
+PRIOR_SPREAD = 0.15  # of "prior": standard deviation of a sentence's place, as a share of the video
 TextForm = Literal["mean", "mil"]
 
 
@@ -37,9 +38,15 @@ def pseudo_labels(log_p: Tensor, lengths: Tensor, labelling: Labelling = "viterb
     lengths.
 
     `log_p` (B, N, K) log-softmax over the first `lengths` (B,) sentences. "viterbi": any forward jump;
-    "visit-all": every sentence visited; "uniform": equal parts, which looks at nothing (the baseline that the
-    others must beat).
+    "visit-all": every sentence visited; "prior": likewise, and a sentence is expected near its share of the
+    video (a Gaussian about the middle of its equal part); "uniform": equal parts, which looks at nothing (the
+    baseline that the others must beat).
     """
+    if labelling == "prior":
+        place = (torch.arange(log_p.shape[1], device=log_p.device) + 0.5) / log_p.shape[1]
+        middle = (torch.arange(log_p.shape[2], device=log_p.device) + 0.5) / lengths[:, None]
+        off = (place[:, None] - middle[:, None]) / PRIOR_SPREAD
+        return monotone(log_p - 0.5 * off.square(), lengths_s=lengths, visit_all=True, check=False)
     if labelling == "uniform":
         frame = torch.arange(log_p.shape[1], device=log_p.device)
         return frame * lengths[:, None] // log_p.shape[1]
