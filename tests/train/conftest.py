@@ -89,6 +89,7 @@ def small_recipe(*overrides: str) -> Recipe:
             "train.log_every=2",
             "train.save_every=2",
             "train.precision=fp32",
+            "optim.lr=0.001",
             *overrides,
         ],
     )
