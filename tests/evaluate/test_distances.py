@@ -108,6 +108,16 @@ def test_controls_on_the_planted_world(world) -> None:  # type: ignore[no-untype
     for i, pair in enumerate(pairs):
         x, y = base.durations[base.row(pair.video_a)], base.durations[base.row(pair.video_b)]
         assert control_distances("duration", base, a, b)[i] == pytest.approx(abs(x - y) / max(x, y))
+    moved = dataclasses.replace(base, frames=base.frames + 7.0)
+    assert control_distances("dtw-centred", moved, a, b) == pytest.approx(
+        control_distances("dtw-centred", base, a, b), abs=1e-4
+    )
+    own = torch.cat(
+        [base.frames[base.slice(i)] - base.frames[base.slice(i)].mean(0) for i in range(len(base))]
+    )
+    assert control_distances("dtw-centred", base, a, b) == pytest.approx(
+        alignment(dataclasses.replace(base, frames=own), a, b), abs=1e-5
+    )
     with pytest.raises(StepclipError, match="did you mean 'clock'"):
         control_distances("clok", base, a, b)
 

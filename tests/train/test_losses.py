@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from stepclip.cache import StepclipError
 from stepclip.train.alignment import monotone
 from stepclip.train.losses import frame_sentence_loss, pseudo_labels, unit, video_paragraph_loss
+from stepclip.train.losses.frame_sentence import PRIOR_SPREAD
 
 
 def golden_pair():
@@ -150,3 +152,21 @@ def test_unknown_options_are_refused():
         video_paragraph_loss(torch.ones(2, 3), torch.ones(2, 3), 1.0, None, "plian")
     with pytest.raises(StepclipError, match="did you mean 'viterbi'"):
         pseudo_labels(torch.zeros(1, 2, 2), torch.tensor([2]), "viterby")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_prior_labels_are_the_best_of_all_paths_under_similarity_and_place(seed):
+    """Against every path that visits all sentences in order, scored one by one."""
+    torch.manual_seed(seed)
+    frames, real = 7, 2 + seed % 3
+    log_p = (2 * torch.randn(1, frames, 5)).log_softmax(2)
+    best, most = None, -math.inf
+    for borders in itertools.combinations(range(1, frames), real - 1):
+        path = [sum(t >= b for b in borders) for t in range(frames)]
+        score = 0.0
+        for t, k in enumerate(path):
+            off = (t + 0.5) / frames - (k + 0.5) / real
+            score += float(log_p[0, t, k]) - 0.5 * (off / PRIOR_SPREAD) ** 2
+        if score > most:
+            best, most = path, score
+    assert pseudo_labels(log_p, torch.tensor([real]), "prior")[0].tolist() == best

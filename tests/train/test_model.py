@@ -122,3 +122,18 @@ def test_frames_of_another_shape_are_refused():
     for shape in ((2, 5, 8), (2, 6, 9), (6, 8)):
         with pytest.raises(StepclipError, match=r"\(B, 6, 8\)"):
             model(torch.zeros(shape))
+
+
+def test_a_centred_model_does_not_see_what_all_frames_of_a_video_share():
+    torch.manual_seed(0)
+    x, room = torch.randn(4, 6, 12), 5 * torch.randn(4, 1, 12)
+    for norm in ("none", "layernorm", "standardise"):
+        config = ModelConfig(**SMALL, centre=True, input_norm=norm, residual=True)
+        model = StepModel(config, 12, 12).eval()
+        model.standardise_on(x.flatten(0, 1) + 3)
+        torch.nn.init.normal_(model.output.weight)
+        alone, together = model(x), model(x + room)
+        torch.testing.assert_close(together.frames, alone.frames, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.video, alone.video, rtol=1e-4, atol=1e-4)
+        plain = StepModel(config.model_copy(update={"centre": False}), 12, 12).eval()
+        assert not torch.allclose(plain(x).frames, plain(x + room).frames, atol=1e-2)
