@@ -89,7 +89,8 @@ def build_index(
     """Index the videos `ids` (default: all of the manifest that have features) and return the folder.
 
     With a checkpoint the vectors are the trained embeddings; with None the raw features (mean over the
-    video). A moment is the mean of the frame embeddings within half a second of a cached frame. The folder
+    video). A moment is the mean of the frame embeddings within half a second of a cached frame; a model that
+    takes each video's mean off leaves moments to the raw features, if texts live in their space. The folder
     is made aside and put in place of an earlier index only when whole. StepclipError when features and
     checkpoint are of different fingerprints, nothing is there to index, or `out` holds something that is not
     an index.
@@ -123,9 +124,14 @@ def build_index(
             "train a model on these features and build the index with it",
         )
 
+    moments = embedded
+    if checkpoint is not None and checkpoint.model.config.centre and store.dim == store.text_dim:
+        # Without its video's mean a frame says how it differs from the rest of the video: right for the
+        # video's own script, wrong for a sentence that is asked of all videos.
+        moments = embed_raw(store, ids, device)
     vectors = {
         "videos.faiss": F.normalize(embedded.video, dim=-1),
-        "windows.faiss": F.normalize(window_means(embedded, WINDOW_SECONDS), dim=-1),
+        "windows.faiss": F.normalize(window_means(moments, WINDOW_SECONDS), dim=-1),
     }
     steps = _window_steps(embedded, store, manifest)
     aside = out.with_name(f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -145,6 +151,7 @@ def build_index(
             "dim": int(embedded.video.shape[1]),
             "videos": len(embedded),
             "windows": len(embedded.frames),
+            "moments": moments.name,
             "window_seconds": WINDOW_SECONDS,
         }
         write_json(aside / "meta.json", meta)
