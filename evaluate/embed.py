@@ -129,10 +129,15 @@ def embed_raw(store: FeatureStore, video_ids: Sequence[str], device: str = "auto
     """The cached features themselves, no learning: `video` is the mean over the frames."""
     packed = store.load(pick_device(device), video_ids)
     frames = packed.features.float()
-    lengths = packed.offsets.diff()
+    mean, _ = _video_means(frames, packed.offsets.diff())
+    return _embedded("raw", packed, mean, frames)
+
+
+def _video_means(frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean frame of each video, (V, E), and the video of each frame, (N,), from `lengths` (V,)."""
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=frames.device), lengths)
     total = frames.new_zeros((len(lengths), frames.shape[1])).index_add_(0, owner, frames)
-    return _embedded("raw", packed, total / lengths[:, None], frames)
+    return total / lengths[:, None], owner
 
 
 def flatten_segments(raw: Embedded) -> Embedded:
@@ -146,11 +151,8 @@ def flatten_segments(raw: Embedded) -> Embedded:
 def centred(raw: Embedded) -> Embedded:
     """`raw` with the mean frame of each video taken off its frames: what a room and a person add to all of
     them."""
-    owner = torch.repeat_interleave(torch.arange(len(raw)), torch.as_tensor(raw.lengths))
-    mean = raw.frames.new_zeros((len(raw), raw.frames.shape[1]))
-    mean.index_add_(0, owner.to(mean.device), raw.frames)
-    mean /= torch.as_tensor(raw.lengths, device=mean.device)[:, None]
-    return replace(raw, name="centred", frames=raw.frames - mean[owner.to(mean.device)])
+    mean, owner = _video_means(raw.frames, torch.as_tensor(raw.lengths, device=raw.frames.device))
+    return replace(raw, name="centred", frames=raw.frames - mean[owner])
 
 
 def _embedded(name: str, packed: PackedFeatures, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
