@@ -42,11 +42,6 @@ def pseudo_labels(log_p: Tensor, lengths: Tensor, labelling: Labelling = "viterb
     video (a Gaussian about the middle of its equal part); "uniform": equal parts, which looks at nothing (the
     baseline that the others must beat).
     """
-    if labelling == "prior":
-        place = (torch.arange(log_p.shape[1], device=log_p.device) + 0.5) / log_p.shape[1]
-        middle = (torch.arange(log_p.shape[2], device=log_p.device) + 0.5) / lengths[:, None]
-        off = (place[:, None] - middle[:, None]) / PRIOR_SPREAD
-        return monotone(log_p - 0.5 * off.square(), lengths_s=lengths, visit_all=True, check=False)
     if labelling == "uniform":
         frame = torch.arange(log_p.shape[1], device=log_p.device)
         return frame * lengths[:, None] // log_p.shape[1]
@@ -55,7 +50,12 @@ def pseudo_labels(log_p: Tensor, lengths: Tensor, labelling: Labelling = "viterb
         raise StepclipError(
             f"labelling {labelling!r}{nearest(str(labelling), known)}", f"one of {', '.join(known)}"
         )
-    return monotone(log_p, lengths_s=lengths, visit_all=labelling == "visit-all", check=False)
+    if labelling == "prior":
+        place = (torch.arange(log_p.shape[1], device=log_p.device) + 0.5) / log_p.shape[1]
+        middle = (torch.arange(log_p.shape[2], device=log_p.device) + 0.5) / lengths[:, None]
+        off = (place[:, None] - middle[:, None]) / PRIOR_SPREAD
+        log_p = log_p - 0.5 * off.square()
+    return monotone(log_p, lengths_s=lengths, visit_all=labelling != "viterbi", check=False)
 
 
 def frame_sentence_loss(
