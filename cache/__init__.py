@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import StepclipError, nearest
 from .fingerprint import Fingerprint
 from .manifest import Manifest, MatchRow, Pair, VideoRow
+from .source import Source
 from .store import Failure, FeatureStore, FrameFeatures
 from .writer import FeatureWriter
 
@@ -21,6 +22,7 @@ __all__ = [
     "MatchRow",
     "PackedFeatures",
     "Pair",
+    "Source",
     "StepclipError",
     "VideoRow",
     "nearest",

@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,8 +44,10 @@ def write_atomically(
         )
     except OSError as error:
         raise _refused(path, error) from error
+    held = None
     try:
         with file:
+            held = _hold(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -61,6 +64,36 @@ def write_atomically(
         raise
     finally:
         aside.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
+
+
+def abandoned(path: str | os.PathLike[str]) -> bool:
+    """Whether a file that was being written aside has no writer any more: the system freed its lock.
+
+    On a disk that several machines share this holds where the file system shares its locks (NFS 4, Lustre
+    with flock); a file of the last minute never counts, for its writer may not hold it yet.
+    """
+    if fcntl is None:
+        return False
+    try:
+        with open(path, "rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime < 60:
+                return False
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
+
+
+def _hold(file: IO[Any]) -> int | None:
+    """A second handle with a lock on it: it outlives the closing of the file, up to the rename."""
+    if fcntl is None:
+        return None
+    handle = os.open(file.name, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return handle
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -11,6 +11,7 @@ from .errors import StepclipError
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 ABSENT = "(absent)"
+SCHEMA = 1  # what features of one account mean; the layout of the files has a schema of its own
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,40 +1,29 @@
-"""What lies in a cache folder, for the reader and the writer alike.
+"""What lies in a cache folder besides its shards, for the reader and the writer alike.
 
-cache.json               schema, fingerprint, dimension, dtype
-shards/<name>.h5         features (N, D) contiguous, times, offsets, ids, durations, crc32
+cache.json               schema, fingerprint, dimension, dtype, number of views
+shards/<name>.h5         see shard.py
 shards/<name>.parquet    one row per video of that shard: the commit. A video exists when its row says so.
-text.h5                  step/ and paragraph/: features (n, D) and strings
+rows.parquet             a copy of all row files, so that a large cache opens at once; see catalogue.py
+text.h5                  see texts.py
 failed.jsonl             one row per video that could not be done
+damaged/                 what `stepclip cache repair` put aside
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from .errors import StepclipError, nearest
-from .files import TEMPORARY, read_json
+from .errors import StepclipError
+from .files import read_json, write_atomically, write_json
 from .fingerprint import Fingerprint
+from .shard import READABLE, SCHEMA
 
-SCHEMA = 1
-KINDS = ("step", "paragraph")
-ROWS_KEY, ROWS_CHECK = (
-    b"stepclip.shard",
-    b"stepclip.crc32",
-)  # Parquet checks its pages, we what we say in its footer
-ROWS_TYPES = {
-    "video_id": "string",
-    "first": "int64",
-    "frames": "int64",
-    "duration": "double",
-    "crc32": "uint32",
-}
+LOCK = ".lock"  # held while one of the files that all writers share is changed
 _log = logging.getLogger("stepclip")
 
 
@@ -49,42 +38,40 @@ class Failure:
     attempts: int = 1
 
 
-@dataclass(frozen=True, eq=False)
-class ShardRows:
-    """What the row file of one shard says."""
-
-    file: Path
-    bytes: int
-    digest: str
-    dtype: str
-    dim: int
-    places: tuple[int, int]  # bytes before the features and before the times in the data file
-    committed: int  # nanoseconds since 1970
-    ids: list[str]
-    first: list[int]
-    frames: list[int]
-    durations: list[float]
-
-    def fault(self) -> str:
-        """What is wrong with the data file at a glance, or ""."""
-        try:
-            size = self.file.stat().st_size
-        except OSError as error:
-            return f"the shard {self.file} is missing ({error.strerror})"
-        return (
-            ""
-            if size == self.bytes
-            else f"the shard {self.file} has {size} bytes where {self.bytes} were written"
-        )
-
-
 @dataclass(frozen=True)
 class CacheInfo:
-    """The contents of cache.json."""
+    """The contents of cache.json. `views`: augmented copies of every frame that are kept beside it."""
 
     fingerprint: Fingerprint
     dim: int
     dtype: str
+    views: int = 0
+    schema: int = SCHEMA
+
+    def account(self, writer: str) -> dict[str, str | int]:
+        """What every file says of its origin."""
+        from .. import __version__
+
+        return {
+            "schema": SCHEMA,
+            "digest": self.fingerprint.digest,
+            "dim": self.dim,
+            "dtype": self.dtype,
+            "views": self.views,
+            "writer": f"stepclip {__version__}, {writer}",
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def with_shape(self) -> Fingerprint:
+        """All that must be the same in one cache, as one fingerprint, to compare key by key."""
+        return Fingerprint(
+            {
+                **self.fingerprint.fields,
+                "cache.dim": self.dim,
+                "cache.dtype": self.dtype,
+                "cache.views": self.views,
+            }
+        )
 
 
 def read_about(folder: Path) -> CacheInfo | None:
@@ -92,7 +79,7 @@ def read_about(folder: Path) -> CacheInfo | None:
     path = folder / "cache.json"
     if not path.exists():
         return None
-    by_hand = f"remove {path} and extract again with the same options: the shards are kept"
+    by_hand = "stepclip cache repair, which makes it anew from the shards"
     try:
         kept = read_json(path)
     except StepclipError as error:
@@ -101,17 +88,22 @@ def read_about(folder: Path) -> CacheInfo | None:
         raise StepclipError(
             f"{path} is not the account of a feature cache", "the cache.json that StepCLIP wrote", by_hand
         )
-    if schema != SCHEMA:
-        newer = schema > SCHEMA
+    if schema not in READABLE:
         raise StepclipError(
             f"the cache {folder} has schema {schema}",
-            f"schema {SCHEMA}",
+            f"one of the schemas that this StepCLIP reads: {', '.join(map(str, READABLE))}",
             "update StepCLIP: a newer one wrote this"
-            if newer
+            if schema > SCHEMA
             else "stepclip extract under another DATASET name or --root",
         )
     try:
-        info = CacheInfo(Fingerprint(kept["fingerprint"]), int(kept["dim"]), str(kept["dtype"]))
+        info = CacheInfo(
+            Fingerprint(kept["fingerprint"]),
+            int(kept["dim"]),
+            str(kept["dtype"]),
+            int(kept.get("views", 0)),
+            schema,
+        )
         intact = info.fingerprint.digest == kept["digest"]
     except (KeyError, TypeError, ValueError, AttributeError):
         intact = False
@@ -122,169 +114,27 @@ def read_about(folder: Path) -> CacheInfo | None:
     return info
 
 
-def scan(
-    folder: Path, digest: str, known: dict[str, ShardRows] | None = None
-) -> tuple[list[ShardRows], list[str]]:
-    """The committed shards of this fingerprint, and in words what else lies there; `known` is kept."""
-    shards: list[ShardRows] = []
-    problems: list[str] = []
-    try:
-        names = sorted(os.listdir(folder / "shards"))
-    except FileNotFoundError:
-        return shards, problems
-    except OSError as error:
-        raise StepclipError(
-            f"{folder / 'shards'} cannot be read: {error.strerror}", "a folder that can be read"
-        ) from error
-    there = set(names)
-    for name in names:
-        if name.endswith(TEMPORARY):
-            problems.append(f"shards/{name} was never finished (or is being written now)")
-        elif name.endswith(".h5") and name[:-3] + ".parquet" not in there:
-            problems.append(f"shards/{name} has no row file: its writer was stopped before the commit")
-        elif name.endswith(".parquet"):
-            rows = (known or {}).get(name)
-            try:
-                rows = rows or read_rows(folder / "shards" / name)
-            except StepclipError as error:
-                problems.append(error.found)
-                continue
-            if known is not None:
-                known[name] = rows
-            if rows.digest == digest:
-                shards.append(rows)
-            else:
-                problems.append(f"shards/{name} has the fingerprint {rows.digest}, the cache {digest}")
-    return shards, problems
-
-
-def read_rows(path: Path) -> ShardRows:
-    """The row file of one shard. Raises StepclipError when it is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with open(path, "rb") as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
-        said = table.schema.metadata[ROWS_KEY]
-        if int(table.schema.metadata[ROWS_CHECK]) != zlib.crc32(said) or not table.num_rows:
-            raise ValueError("its checksum is not the one written")
-        if [(field.name, str(field.type)) for field in table.schema] != list(ROWS_TYPES.items()):
-            raise ValueError("its columns are not those written")
-        about = json.loads(said)
-        return ShardRows(
-            file=path.with_suffix(".h5"),
-            bytes=int(about["bytes"]),
-            digest=about["digest"],
-            dtype=about["dtype"],
-            dim=int(about["dim"]),
-            places=(int(about["features_at"]), int(about["times_at"])),
-            committed=int(about["committed"]),
-            ids=table["video_id"].to_pylist(),
-            first=table["first"].to_pylist(),
-            frames=table["frames"].to_pylist(),
-            durations=table["duration"].to_pylist(),
-        )
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StepclipError(f"the row file {path} is damaged: {reason}", "a whole Parquet file") from error
-
-
-def map_shard(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
-    """The features (N, D) and times (N,) of a shard, mapped read-only where HDF5 says that they lie."""
-    import h5py
-
-    again = "stepclip extract, which does its videos again"
-    if fault := rows.fault():
-        raise StepclipError(fault, "the shard as it was written", again)
-    count = rows.first[-1] + rows.frames[-1]
-    try:
-        # the file never changes: HDF5's own lock would only refuse folders that cannot lock
-        with h5py.File(rows.file, "r", locking=False) as file:
-            features, times = file["features"], file["times"]
-            places = features.id.get_offset(), times.id.get_offset()
-            whole = (
-                features.shape == (count, rows.dim)
-                and features.dtype == np.dtype(rows.dtype)
-                and times.shape == (count,)
-                and file.attrs["digest"] == rows.digest
-                and places == rows.places
-            )
-    except (OSError, KeyError, RuntimeError, AttributeError) as error:
-        raise StepclipError(
-            f"the shard {rows.file} is damaged: {error}", "the HDF5 file as it was written", again
-        ) from error
-    if not whole:
-        raise StepclipError(
-            f"the shard {rows.file} does not hold what its rows say", "one contiguous dataset", again
-        )
-    mapped = np.memmap(rows.file, np.uint8, "r").view(np.ndarray)
-
-    def view(place: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return mapped[place : place + size].view(dtype).reshape(shape)
-
-    return view(places[0], (count, rows.dim), rows.dtype), view(places[1], (count,), "<f8")
-
-
-@dataclass(frozen=True, eq=False)
-class TextTable:
-    """The distinct texts of one kind: `features[index[string]]`, float32."""
-
-    index: dict[str, int]
-    features: np.ndarray
-
-
-def read_texts(path: Path, digest: str) -> dict[str, TextTable]:
-    """The tables of text.h5 by kind; none when there is no file. Raises StepclipError when it is damaged."""
-    if not path.exists():
-        return {}
-    import h5py
-
-    tables: dict[str, TextTable] = {}
-    again = f"remove {path} and extract again: texts are encoded in moments"
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            other = file.attrs["digest"] != digest
-            for kind in KINDS:
-                if kind in file:
-                    strings = file[kind]["strings"].asstr()[:].tolist()
-                    features = file[kind]["features"][:]
-                    if file[kind].attrs["crc32"] != text_checksum(strings, features):
-                        raise OSError(f"the checksum of its {kind}s is not the one written")
-                    tables[kind] = TextTable({string: row for row, string in enumerate(strings)}, features)
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        AttributeError,
-        UnicodeDecodeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise StepclipError(
-            f"{path} is damaged: {error}", "the HDF5 file as it was written", again
-        ) from error
-    if other:
-        raise StepclipError(
-            f"{path} was made by another encoder than the cache", "one fingerprint in one cache", again
-        )
-    return tables
-
-
-def text_checksum(strings: list[str], features: np.ndarray) -> int:
-    """crc32 over the features and the strings."""
-    return zlib.crc32(json.dumps(strings).encode(), zlib.crc32(features.tobytes()))
+def write_about(folder: Path, info: CacheInfo, writer: str) -> None:
+    """Write cache.json, atomically."""
+    write_json(folder / "cache.json", {**info.account(writer), "fingerprint": info.fingerprint.fields})
 
 
 def read_failures(folder: Path) -> list[Failure]:
     """The rows of failed.jsonl by id, the newest of each; an unreadable line is named and left out."""
-    path = folder / "failed.jsonl"
+    found, damaged = scan_failures(folder)
+    for number in damaged:
+        _log.warning("%s, line %d cannot be read and is left out", folder / "failed.jsonl", number)
+    return found
+
+
+def scan_failures(folder: Path) -> tuple[list[Failure], list[int]]:
+    """The failures by id, the newest of each, and the numbers of the lines that cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = (folder / "failed.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
-        return []
+        return [], []
     found: dict[str, Failure] = {}
+    damaged = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
@@ -292,16 +142,13 @@ def read_failures(folder: Path) -> list[Failure]:
                 if not isinstance(failure.video_id, str):
                     raise TypeError("no video id")
             except (ValueError, TypeError):
-                _log.warning("%s, line %d cannot be read and is left out", path, number)
+                damaged.append(number)
                 continue
             found[failure.video_id] = failure
-    return [found[video_id] for video_id in sorted(found)]
+    return [found[video_id] for video_id in sorted(found)], damaged
 
 
-def known_kind(kind: str) -> str:
-    """`kind` itself. Raises StepclipError when it is not one of `KINDS`."""
-    if kind not in KINDS:
-        raise StepclipError(
-            f"'{kind}' is no kind of text{nearest(kind, KINDS)}", f"one of {', '.join(KINDS)}"
-        )
-    return kind
+def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
+    """Write failed.jsonl anew, atomically; hold the folder's lock meanwhile."""
+    with write_atomically(folder / "failed.jsonl", "w") as file:
+        file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .errors import StepclipError
+
 
 @dataclass(eq=False)
 class PackedFeatures:
     """The frames of `V` videos, one after the other: row `offsets[i] + t` is frame `t` of video `i`.
 
     features (N, D); times (N,) float64, seconds; offsets (V+1,) int64; video_ids, V of them; index: id -> i;
-    durations (V,) float64, seconds (NaN where unknown). All tensors lie on one device.
+    durations (V,) float64, seconds (NaN where unknown); views (K, N, D): the augmented copies of each frame,
+    or None. All tensors lie on one device.
     """
 
     features: torch.Tensor
@@ -21,6 +24,7 @@ class PackedFeatures:
     video_ids: tuple[str, ...]
     index: dict[str, int] = field(default_factory=dict)
     durations: torch.Tensor | None = None
+    views: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         self.video_ids = tuple(self.video_ids)
@@ -39,6 +43,14 @@ class PackedFeatures:
         """The rows of video `i`: `features[packed.rows(i)]` is (T, D) without a copy."""
         return slice(self._bounds[i], self._bounds[i + 1])
 
+    def gather(self, rows: torch.Tensor, view: int | None = None) -> torch.Tensor:
+        """The features (*rows.shape, D) of rows of the packed tensor, or their augmented copies `view`."""
+        if view is None:
+            return self.features[rows]
+        if self.views is None:
+            raise StepclipError("these features were loaded without views", "store.load(views=True)")
+        return self.views[view][rows]
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> PackedFeatures:
         """The same on another device; `dtype` converts the features alone."""
         return PackedFeatures(
@@ -48,4 +60,5 @@ class PackedFeatures:
             self.video_ids,
             self.index,
             None if self.durations is None else self.durations.to(device),
+            None if self.views is None else self.views.to(device=device, dtype=dtype or self.views.dtype),
         )

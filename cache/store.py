@@ -16,22 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .catalogue import Catalogue
 from .errors import StepclipError, nearest
 from .files import TEMPORARY
 from .fingerprint import Fingerprint
-from .layout import (
-    SCHEMA,
-    CacheInfo,
-    Failure,
-    ShardRows,
-    TextTable,
-    known_kind,
-    map_shard,
-    read_about,
-    read_failures,
-    read_texts,
-    scan,
-)
+from .layout import CacheInfo, Failure, read_about, read_failures
+from .shard import SCHEMA, Mapped, ShardRows, map_shard
+from .source import Source
+from .texts import TextTable, known_kind, read_texts
 
 if TYPE_CHECKING:
     import torch
@@ -48,36 +40,28 @@ _log = logging.getLogger("stepclip")
 class FrameFeatures:
     """One video: features (T, D) in the cache's dtype, times (T,) float64 in seconds, duration in seconds.
 
-    Both arrays are read-only views of the mapped shard.
+    `views` (V, T, D): the same frames in V augmented copies, in a cache that has them, else None. All arrays
+    are read-only views of the mapped shard.
     """
 
     features: np.ndarray
     times: np.ndarray
     duration: float
+    views: np.ndarray | None = None
 
 
 class FeatureStore:
     """A cache, read. Open it with `FeatureStore.open(path)`; it shows what was committed at that moment."""
 
-    def __init__(self, path: Path, about: CacheInfo, shards: list[ShardRows], problems: list[str]) -> None:
+    def __init__(self, path: Path, about: CacheInfo, catalogue: Catalogue) -> None:
         self.path, self.fingerprint, self.dim, self.dtype = path, about.fingerprint, about.dim, about.dtype
-        # the newest intact copy of a video wins
-        self._shards = sorted(shards, key=lambda rows: (not rows.fault(), rows.committed, rows.file.name))
-        where = {
-            video_id: (shard, row)
-            for shard, rows in enumerate(self._shards)
-            for row, video_id in enumerate(rows.ids)
-        }
-        self._where = dict(sorted(where.items()))
-        lost = [
-            fault
-            for shard in sorted({s for s, _ in where.values()})
-            if (fault := self._shards[shard].fault())
-        ]
+        self.views = about.views  # augmented copies of every frame beside it
+        self._catalogue = catalogue
+        self.video_ids: tuple[str, ...] = tuple(sorted(catalogue.where))
+        self._where = {video_id: catalogue.where[video_id] for video_id in self.video_ids}
         # all that is unreadable, half-written or lost, in words
-        self.problems: tuple[str, ...] = (*problems, *lost)
-        self.video_ids: tuple[str, ...] = tuple(self._where)
-        self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.problems: tuple[str, ...] = (*catalogue.notes, *catalogue.lost)
+        self._maps: dict[str, Mapped] = {}
         self._text: dict[str, TextTable] | None = None
 
     @classmethod
@@ -106,8 +90,7 @@ class FeatureStore:
                 "the encoder, preprocessing, sampling, decoder and dtype that made the cache",
                 "stepclip extract under another DATASET name or --root, or ask for what the cache holds",
             )
-        shards, problems = scan(folder, about.fingerprint.digest)
-        store = cls(folder, about, shards, problems)
+        store = cls(folder, about, Catalogue(folder, about.fingerprint.digest))
         for problem in store.problems:
             if TEMPORARY not in problem:  # most likely a writer at work
                 _log.warning("%s: %s", folder, problem)
@@ -126,17 +109,24 @@ class FeatureStore:
 
     def __getitem__(self, video_id: str) -> FrameFeatures:
         """One video, without a copy. Raises StepclipError when it is unknown or its shard is damaged."""
-        shard, row = self._find(video_id)
-        features, times = self._map(shard)
-        rows = self._shards[shard]
-        first = rows.first[row]
+        mapped, first, rows, row = self._place(video_id)
         last = first + rows.frames[row]
-        return FrameFeatures(features[first:last], times[first:last], rows.durations[row])
+        return FrameFeatures(
+            mapped.features[first:last],
+            mapped.times[first:last],
+            rows.durations[row],
+            None if mapped.views is None else mapped.views[:, first:last],
+        )
 
     def length(self, video_id: str) -> int:
         """How many frames of the video are cached; reads no data."""
-        shard, row = self._find(video_id)
-        return self._shards[shard].frames[row]
+        rows, row = self._find(video_id)
+        return rows.frames[row]
+
+    def source(self, video_id: str) -> Source | None:
+        """The file that the video was extracted from, as it was then; None where that was not kept."""
+        rows, row = self._find(video_id)
+        return rows.source(row)
 
     def load(
         self,
@@ -144,51 +134,60 @@ class FeatureStore:
         video_ids: Sequence[str] | None = None,
         dtype: torch.dtype | None = None,
         progress: bool = True,
+        views: bool = False,
     ) -> PackedFeatures:
-        """All videos, or `video_ids` in that order, as one tensor on `device`; `dtype` converts features."""
+        """All videos, or `video_ids` in that order, as one tensor on `device`; `dtype` converts features.
+
+        With `views`, the augmented copies too. What does not fit in memory is `mapped` instead.
+        """
         import torch
 
         from .packed import PackedFeatures
 
-        ids = self.video_ids if video_ids is None else tuple(video_ids)
-        if len(set(ids)) < len(ids):
-            twice = next(video_id for video_id in ids if ids.count(video_id) > 1)
-            raise StepclipError(f"the video '{twice}' is asked for twice", "each video once")
-        places = [self._find(video_id) for video_id in ids]
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum([self._shards[shard].frames[row] for shard, row in places], out=offsets[1:])
-        features = np.empty((int(offsets[-1]), self.dim), self.dtype)
-        times = np.empty(int(offsets[-1]), np.float64)
-        for shard, source, target in _tracked(
-            self._runs(places), features.nbytes > _BIG and progress, len(features)
-        ):
-            mapped, stamps = self._map(shard)
-            features[target] = mapped[source]
-            times[target] = stamps[source]
+        ids = self._asked(video_ids)
+        if views and not self.views:
+            raise StepclipError(
+                f"the cache {self.path} holds no augmented views", "a cache extracted with views"
+            )
+        for attempt in (1, 2):
+            places = [self._find(video_id) for video_id in ids]
+            offsets = np.zeros(len(ids) + 1, np.int64)
+            np.cumsum([rows.frames[row] for rows, row in places], out=offsets[1:])
+            count = int(offsets[-1])
+            features = np.empty((count, self.dim), self.dtype)
+            times = np.empty(count, np.float64)
+            copies = np.empty((self.views, count, self.dim), self.dtype) if views else None
+            shown = features.nbytes > _BIG and progress
+            try:
+                for rows, source, target in _tracked(_runs(places), shown, count):
+                    mapped = self._map(rows)
+                    features[target] = mapped.features[source]
+                    times[target] = mapped.times[source]
+                    if copies is not None and mapped.views is not None:
+                        copies[:, target] = mapped.views[:, source]
+                break
+            except StepclipError:
+                if attempt == 2 or not self._moved(ids):
+                    raise
         packed = PackedFeatures(
             torch.from_numpy(features),
             torch.from_numpy(times),
             torch.from_numpy(offsets),
             ids,
-            durations=torch.tensor([self._shards[s].durations[r] for s, r in places], dtype=torch.float64),
+            durations=torch.tensor([rows.durations[row] for rows, row in places], dtype=torch.float64),
+            views=None if copies is None else torch.from_numpy(copies),
         )
         return packed if str(device) == "cpu" and dtype is None else packed.to(device, dtype)
 
-    def _runs(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, slice, slice]]:
-        """Neighbours in one shard are copied in one go: (shard, its rows, the rows of the packed tensor)."""
-        shard, start, stop, done = -1, 0, 0, 0
-        for here, row in places:
-            first, frames = self._shards[here].first[row], self._shards[here].frames[row]
-            if here != shard or first != stop:
-                if stop > start:
-                    yield shard, slice(start, stop), slice(done - (stop - start), done)
-                shard, start, stop = here, first, first
-            stop += frames
-            done += frames
-        if stop > start:
-            yield shard, slice(start, stop), slice(done - (stop - start), done)
+    def _asked(self, video_ids: Sequence[str] | None) -> tuple[str, ...]:
+        ids = self.video_ids if video_ids is None else tuple(video_ids)
+        if len(set(ids)) < len(ids):
+            seen: set[str] = set()
+            twice = next(each for each in ids if each in seen or seen.add(each))  # type: ignore[func-returns-value]
+            raise StepclipError(f"the video '{twice}' is asked for twice", "each video once")
+        return ids
 
-    def _find(self, video_id: str) -> tuple[int, int]:
+    def _find(self, video_id: str) -> tuple[ShardRows, int]:
         try:
             return self._where[video_id]
         except (KeyError, TypeError):
@@ -198,16 +197,37 @@ class FeatureStore:
                 "stepclip extract, which does what is missing; failed.jsonl says what could not be done",
             ) from None
 
-    def _map(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        mapped = self._maps.get(shard)
+    def _place(self, video_id: str) -> tuple[Mapped, int, ShardRows, int]:
+        """(its shard's arrays, its first frame there, its shard, its row)."""
+        rows, row = self._find(video_id)
+        try:
+            mapped = self._map(rows)
+        except StepclipError:
+            if not self._moved((video_id,)):
+                raise
+            rows, row = self._find(video_id)
+            mapped = self._map(rows)
+        return mapped, rows.first[row], rows, row
+
+    def _map(self, rows: ShardRows) -> Mapped:
+        mapped = self._maps.get(rows.name)
         if mapped is None:
-            while (
-                len(self._maps) >= _most_maps()
-            ):  # a map holds a file descriptor; views already handed out stay valid
+            # a map holds a file descriptor; views already handed out stay valid
+            while len(self._maps) >= _most_maps():
                 self._maps.pop(next(iter(list(self._maps))), None)
             # two threads may both get here: both maps are good, the first one is kept
-            mapped = self._maps.setdefault(shard, map_shard(self._shards[shard]))
+            mapped = self._maps.setdefault(rows.name, map_shard(rows))
         return mapped
+
+    def _moved(self, video_ids: Sequence[str]) -> bool:
+        """Look where the videos lie now: a compaction or a repair may have moved them since."""
+        catalogue = Catalogue(self.path, self.fingerprint.digest)
+        before = {self._where[video_id][0].name for video_id in video_ids}
+        self._where.update(
+            {video_id: place for video_id, place in catalogue.where.items() if video_id in self._where}
+        )
+        self._catalogue = catalogue
+        return before != {self._where[video_id][0].name for video_id in video_ids}
 
     # ---- texts
 
@@ -266,6 +286,22 @@ class FeatureStore:
         return f"FeatureStore({str(self.path)!r}: {len(self)} videos, {self.dim}-d {self.dtype})"
 
 
+def _runs(places: Sequence[tuple[ShardRows, int]]) -> Iterator[tuple[ShardRows, slice, slice]]:
+    """Neighbours in one shard are copied in one go: (shard, its rows, the rows of the packed tensor)."""
+    start, stop, done = 0, 0, 0
+    shard: ShardRows | None = None
+    for here, row in places:
+        first, frames = here.first[row], here.frames[row]
+        if here is not shard or first != stop:
+            if shard is not None and stop > start:
+                yield shard, slice(start, stop), slice(done - (stop - start), done)
+            shard, start, stop = here, first, first
+        stop += frames
+        done += frames
+    if shard is not None and stop > start:
+        yield shard, slice(start, stop), slice(done - (stop - start), done)
+
+
 def _most_maps() -> int:
     try:
         import resource
@@ -276,8 +312,8 @@ def _most_maps() -> int:
 
 
 def _tracked(
-    runs: Iterable[tuple[int, slice, slice]], shown: bool, total: int
-) -> Iterator[tuple[int, slice, slice]]:
+    runs: Iterable[tuple[ShardRows, slice, slice]], shown: bool, total: int
+) -> Iterator[tuple[ShardRows, slice, slice]]:
     if not shown:
         yield from runs
         return

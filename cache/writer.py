@@ -6,39 +6,33 @@ folder, each with a writer of its own.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import secrets
 import socket
 import time
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .catalogue import Catalogue
 from .errors import StepclipError
-from .files import TEMPORARY, locked, write_atomically, write_json
+from .files import TEMPORARY, locked, write_atomically
 from .fingerprint import Fingerprint
 from .layout import (
-    ROWS_CHECK,
-    ROWS_KEY,
-    SCHEMA,
+    LOCK,
     CacheInfo,
     Failure,
-    ShardRows,
-    TextTable,
-    known_kind,
     read_about,
     read_failures,
-    read_texts,
-    scan,
-    text_checksum,
+    write_about,
+    write_failures,
 )
+from .shard import SCHEMA, Video, shard_image, write_rows
+from .source import Source
+from .texts import TextTable, known_kind, read_texts, write_texts
 
 __all__ = ["FeatureWriter"]
 
@@ -47,18 +41,11 @@ _log = logging.getLogger("stepclip")
 _DTYPES = ("float16", "float32")
 
 
-@dataclass(frozen=True, eq=False)
-class _Video:
-    video_id: str
-    features: np.ndarray
-    times: np.ndarray
-    duration: float
-
-
 class FeatureWriter:
     """Adds videos to the cache folder `path`, made when missing. A context manager; one per process.
 
-    Raises StepclipError when the folder was made by another fingerprint, with the difference key by key.
+    views: augmented copies of every frame that are kept beside it. Raises StepclipError when the folder was
+    made by another fingerprint, with the difference key by key.
     """
 
     def __init__(
@@ -70,45 +57,47 @@ class FeatureWriter:
         dtype: str = "float16",
         shard_videos: int = 64,
         name: str | None = None,
+        views: int = 0,
     ) -> None:
-        if dim < 1 or shard_videos < 1 or str(dtype) not in _DTYPES:
+        if dim < 1 or shard_videos < 1 or views < 0 or str(dtype) not in _DTYPES:
             raise StepclipError(
-                f"a cache of dim {dim}, dtype {dtype}, {shard_videos} videos per shard",
-                f"a positive dim and shard size, dtype {' or '.join(_DTYPES)}",
+                f"a cache of dim {dim}, dtype {dtype}, {views} views, {shard_videos} videos per shard",
+                f"a positive dim and shard size, 0 views or more, dtype {' or '.join(_DTYPES)}",
             )
         host = re.sub(r"[^A-Za-z0-9]+", "", socket.gethostname())[:16] or "host"
         self.name = name or f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise StepclipError(f"'{self.name}' cannot name a shard", "letters, digits, '.', '_' and '-'")
         self.path = Path(path)
-        self.fingerprint, self.dim, self.dtype, self.shard_videos = fingerprint, dim, str(dtype), shard_videos
+        self.fingerprint, self.dim, self.dtype, self.views = fingerprint, dim, str(dtype), views
+        self.shard_videos = shard_videos
+        self._about = CacheInfo(fingerprint, dim, self.dtype, views)
         self._process = os.getpid()
         self._number = 0
-        self._waiting: dict[str, _Video] = {}
-        self._known: dict[str, ShardRows] = {}
+        self._waiting: dict[str, Video] = {}
         self._closed = False
+        self._catalogue = Catalogue(self.path, fingerprint.digest)
         self._claim_folder()
-        self._done = self.done()
-        for problem in scan(self.path, fingerprint.digest, self._known)[1]:
+        self._done = self._catalogue.intact()
+        for problem in self._catalogue.notes:
             if TEMPORARY not in problem:  # most likely another writer at work
                 _log.warning("%s: %s; what it held is done again", self.path, problem)
-        for rows in self._known.values():
-            if fault := rows.fault():
-                _log.warning("%s: what it held is done again", fault)
+        for fault in self._catalogue.faults.values():
+            _log.warning("%s: what it held is done again", fault)
 
     def _claim_folder(self) -> None:
         about = read_about(self.path)
         if about is None:
-            if strangers := [rows for rows in self._scan_all() if rows.digest != self.fingerprint.digest]:
+            if strangers := self._catalogue.strangers:
                 raise StepclipError(
                     f"{self.path} has no cache.json, but shards of another origin ({strangers[0].file.name})",
                     f"an empty folder, or shards of the fingerprint {self.fingerprint.digest}",
                     f"give another DATASET name or --root, or remove {self.path} by hand",
                 )
-            write_json(self.path / "cache.json", {**_account(self), "fingerprint": self.fingerprint.fields})
+            write_about(self.path, self._about, self.name)
             about = read_about(self.path)
-        mine = _with_shape(CacheInfo(self.fingerprint, self.dim, self.dtype))
-        shown = Fingerprint({}) if about is None else _with_shape(about)
+        mine = self._about.with_shape()
+        shown = Fingerprint({}) if about is None else about.with_shape()
         if shown != mine:
             raise StepclipError(
                 f"the cache {self.path} was made in another way than is asked for now:\n"
@@ -116,54 +105,85 @@ class FeatureWriter:
                 "one way of making all features of a cache",
                 f"the same under another DATASET name or --root, or remove {self.path} by hand first",
             )
-
-    def _scan_all(self) -> list[ShardRows]:
-        scan(self.path, self.fingerprint.digest, self._known)
-        return list(self._known.values())
+        if about is not None and about.schema < SCHEMA:
+            write_about(self.path, self._about, self.name)  # an older StepCLIP would not see the new shards
 
     def done(self) -> set[str]:
         """The ids that any writer committed, in shards whose file is there in full."""
-        shards, _ = scan(self.path, self.fingerprint.digest, self._known)
-        return {video_id for rows in shards if not rows.fault() for video_id in rows.ids}
+        self._catalogue.refresh()
+        return self._catalogue.intact()
+
+    def source(self, video_id: str) -> Source | None:
+        """The file that a video was extracted from, as it was then; None where unknown."""
+        rows, row = self._catalogue.where.get(video_id, (None, 0))
+        return None if rows is None else rows.source(row)
 
     # ---- frames
 
-    def add(self, video_id: str, features: np.ndarray, times: np.ndarray, duration: float) -> None:
+    def add(
+        self,
+        video_id: str,
+        features: np.ndarray,
+        times: np.ndarray,
+        duration: float,
+        *,
+        views: np.ndarray | None = None,
+        source: Source | None = None,
+        replace: bool = False,
+    ) -> None:
         """Take the features (T, D) of a video, its frames' times (T,) and its duration, both in seconds.
 
-        Every full shard is committed on the way. Raises StepclipError, and takes nothing, when the shape is
-        wrong, a value is not finite in the cache's dtype, a row is all zero, times do not increase, or the
-        video is there already.
+        views (V, T, D): the augmented copies, in a cache that keeps them; source: the file they are of;
+        replace: take it although the video is there, whose newest features count then. Every full shard is
+        committed on the way. Raises StepclipError, and takes nothing, when the shape is wrong, a value is not
+        finite in the cache's dtype, a row is all zero, times do not increase, or the video is there already.
         """
         self._alive()
-        video = self._checked(video_id, features, times, duration)
+        if video_id in self._waiting or (video_id in self._done and not replace):
+            raise _refused(
+                video_id,
+                "this video is in the cache already",
+                "each video once (done() says which are there)",
+            )
+        video = self._checked(video_id, features, times, duration, views, source)
         self._waiting[video_id] = video
         if (
             len(self._waiting) >= self.shard_videos
-            or sum(v.features.nbytes for v in self._waiting.values()) >= SHARD_BYTES
+            or sum(v.features.nbytes * (1 + self.views) for v in self._waiting.values()) >= SHARD_BYTES
         ):
             self.commit()
 
-    def _checked(self, video_id: str, features: np.ndarray, times: np.ndarray, duration: float) -> _Video:
+    def _checked(
+        self,
+        video_id: str,
+        features: np.ndarray,
+        times: np.ndarray,
+        duration: float,
+        views: np.ndarray | None,
+        source: Source | None,
+    ) -> Video:
         def fault(found: str, expected: str) -> StepclipError:
-            return StepclipError(f"the features of '{video_id}' are refused: {found}", expected)
+            return _refused(video_id, found, expected)
 
         _storable(video_id)
-        if video_id in self._waiting or video_id in self._done:
-            raise fault("this video is in the cache already", "each video once (done() says which are there)")
-        source = np.asarray(features)
-        if source.ndim != 2 or source.shape[1] != self.dim or not len(source) or source.dtype.kind != "f":
+        given = np.asarray(features)
+        if given.ndim != 2 or given.shape[1] != self.dim or not len(given) or given.dtype.kind != "f":
             raise fault(
-                f"shape {source.shape} of {source.dtype}",
+                f"shape {given.shape} of {given.dtype}",
                 f"floats of shape (frames, {self.dim}), 1 frame or more",
             )
-        with np.errstate(over="ignore"):
-            kept = np.array(source, self.dtype, order="C")
-        if not np.isfinite(kept).all():
-            at = int(np.argmin(np.isfinite(kept).all(axis=1)))
-            raise fault(f"row {at} is not finite as {self.dtype}", "finite numbers")
-        if not (present := kept.any(axis=1)).all():
-            raise fault(f"row {int(np.argmin(present))} is all zero", "features of a frame in every row")
+        kept = self._storable_rows(given, fault)
+        copies = None
+        if self.views or views is not None:
+            others = np.empty((0, 0, 0)) if views is None else np.asarray(views)
+            if others.shape != (self.views, *given.shape) or others.dtype.kind != "f":
+                raise fault(
+                    f"views of shape {None if views is None else others.shape}",
+                    f"floats of shape {(self.views, *given.shape)}"
+                    if self.views
+                    else "no views in this cache",
+                )
+            copies = self._storable_rows(others, fault)
         stamps = np.array(times, np.float64)
         if stamps.shape != (len(kept),) or not np.isfinite(stamps).all():
             raise fault(f"times of shape {stamps.shape}", f"{len(kept)} finite times, one per row")
@@ -175,7 +195,19 @@ class FeatureWriter:
         seconds = float(duration)
         if not np.isfinite(seconds) or seconds < 0:
             raise fault(f"a duration of {seconds:g} s", "a finite duration from 0")
-        return _Video(video_id, kept, stamps, seconds)
+        return Video(video_id, kept, stamps, seconds, copies, source)
+
+    def _storable_rows(self, given: np.ndarray, fault: Callable[[str, str], StepclipError]) -> np.ndarray:
+        """A copy in the cache's dtype, each row finite and not all zero."""
+        with np.errstate(over="ignore"):
+            kept = np.array(given, self.dtype, order="C")
+        if not (finite := np.isfinite(kept).all(axis=-1)).all():
+            at = np.argwhere(~finite)[0]
+            raise fault(f"row {at[-1]} is not finite as {self.dtype}", "finite numbers")
+        if not (present := kept.any(axis=-1)).all():
+            at = np.argwhere(~present)[0]
+            raise fault(f"row {at[-1]} is all zero", "features of a frame in every row")
+        return kept
 
     def commit(self) -> None:
         """Write what waits as one shard: its data, then its rows. Once it returns, nothing of it can be lost.
@@ -187,35 +219,30 @@ class FeatureWriter:
         if not self._waiting:
             return
         videos = list(self._waiting.values())
-        checksums = [zlib.crc32(video.times.data, zlib.crc32(video.features.data)) for video in videos]
-        image, places = self._image(videos, checksums)
+        # later than all that is there: what replaces a video counts, whatever other clocks say
+        now = max(time.time_ns(), self._catalogue.newest() + 1)
+        about = {**self._about.account(self.name), "committed": now}
+        image, places = shard_image({**about, "fingerprint": self.fingerprint.json}, videos)
         shard = self._place(image)
-        self._write_rows(shard, {"bytes": len(image), **places}, videos, checksums)
+        frames = [len(video.features) for video in videos]
+        rows = {
+            "video_id": [video.video_id for video in videos],
+            "first": np.cumsum([0, *frames])[:-1],
+            "frames": frames,
+            "duration": [video.duration for video in videos],
+            "crc32": [video.checksum() for video in videos],
+            "source": [video.source.json if video.source else None for video in videos],
+        }
+        try:
+            write_rows(shard.with_suffix(".parquet"), {**about, **places, "bytes": len(image)}, rows)
+        except BaseException:
+            shard.unlink(missing_ok=True)  # data without rows would only take up room
+            raise
         self._done |= self._waiting.keys()
         self._waiting = {}
         self._forgive({video.video_id for video in videos})
 
-    def _image(self, videos: list[_Video], checksums: list[int]) -> tuple[bytes, dict[str, int]]:
-        """The whole HDF5 file, made in memory: a full disk then fails in a plain write, not inside HDF5."""
-        import h5py
-
-        offsets = np.cumsum([0] + [len(video.features) for video in videos], dtype=np.int64)
-        with h5py.File(
-            "shard", "w", driver="core", backing_store=False, alignment_threshold=1, alignment_interval=64
-        ) as file:
-            file.attrs.update({**_account(self), "fingerprint": self.fingerprint.json})
-            file.create_dataset("features", data=np.concatenate([video.features for video in videos]))
-            file.create_dataset("times", data=np.concatenate([video.times for video in videos]))
-            file.create_dataset("offsets", data=offsets)
-            file.create_dataset("durations", data=np.array([video.duration for video in videos], np.float64))
-            file.create_dataset("crc32", data=np.array(checksums, np.uint32))
-            file.create_dataset("ids", data=[video.video_id for video in videos], dtype=h5py.string_dtype())
-            file.flush()
-            return file.id.get_file_image(), {
-                f"{key}_at": file[key].id.get_offset() for key in ("features", "times")
-            }
-
-    def _place(self, image: bytes) -> Path:
+    def _place(self, image: memoryview) -> Path:
         """Put the data under the next free name; two writers of one name never share a shard."""
         while True:
             shard = self.path / "shards" / f"{self.name}-{self._number:05d}.h5"
@@ -228,30 +255,6 @@ class FeatureWriter:
                 return shard
             except FileExistsError:
                 continue
-
-    def _write_rows(
-        self, shard: Path, data: dict[str, int], videos: list[_Video], checksums: list[int]
-    ) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        frames = [len(video.features) for video in videos]
-        said = json.dumps({**_account(self), **data, "committed": time.time_ns()}).encode()
-        table = pa.table(
-            {
-                "video_id": pa.array([video.video_id for video in videos], pa.string()),
-                "first": pa.array(np.cumsum([0, *frames])[:-1], pa.int64()),
-                "frames": pa.array(frames, pa.int64()),
-                "duration": pa.array([video.duration for video in videos], pa.float64()),
-                "crc32": pa.array(checksums, pa.uint32()),
-            }
-        ).replace_schema_metadata({ROWS_KEY: said, ROWS_CHECK: str(zlib.crc32(said))})
-        try:
-            with write_atomically(shard.with_suffix(".parquet")) as file:
-                pq.write_table(table, file, write_page_checksum=True)
-        except BaseException:
-            shard.unlink(missing_ok=True)  # data without rows would only take up room
-            raise
 
     # ---- texts
 
@@ -276,7 +279,7 @@ class FeatureWriter:
             raise StepclipError(f"the features of a {kind} are not finite", "finite numbers")
         for string in strings:
             _storable(string)
-        with locked(self.path / ".lock"):
+        with locked(self.path / LOCK):
             tables = self._texts(put_aside=True)
             rows = {string: row for row, string in reversed(list(enumerate(strings)))}
             table = tables.get(kind)
@@ -296,22 +299,8 @@ class FeatureWriter:
                 {string: row for row, string in enumerate([*(table.index if table else ()), *fresh])},
                 added if table is None else np.concatenate([table.features, added]),
             )
-            self._write_texts(tables)
-
-    def _write_texts(self, tables: dict[str, TextTable]) -> None:
-        import h5py
-
-        with h5py.File("text", "w", driver="core", backing_store=False) as file:
-            file.attrs.update({**_account(self), "fingerprint": self.fingerprint.json})
-            for kind, table in tables.items():
-                group = file.create_group(kind)
-                group.create_dataset("features", data=table.features)
-                group.create_dataset("strings", data=list(table.index), dtype=h5py.string_dtype())
-                group.attrs["crc32"] = text_checksum(list(table.index), table.features)
-            file.flush()
-            image = file.id.get_file_image()
-        with write_atomically(self.path / "text.h5") as target:
-            target.write(image)
+            account = {**self._about.account(self.name), "fingerprint": self.fingerprint.json}
+            write_texts(self.path / "text.h5", account, tables)
 
     def _texts(self, put_aside: bool = False) -> dict[str, TextTable]:
         """What text.h5 holds; a damaged one counts as missing, and is named."""
@@ -328,22 +317,18 @@ class FeatureWriter:
     def fail(self, failure: Failure) -> None:
         """Note that a video could not be done, in place of what was noted of it before."""
         self._alive()
-        with locked(self.path / ".lock"):
+        with locked(self.path / LOCK):
             others = [each for each in read_failures(self.path) if each.video_id != failure.video_id]
-            self._write_failures([*others, failure])
+            write_failures(self.path, [*others, failure])
 
     def _forgive(self, video_ids: set[str]) -> None:
         if not (self.path / "failed.jsonl").exists():
             return
-        with locked(self.path / ".lock"):
+        with locked(self.path / LOCK):
             failures = read_failures(self.path)
             left = [failure for failure in failures if failure.video_id not in video_ids]
             if len(left) < len(failures):
-                self._write_failures(left)
-
-    def _write_failures(self, failures: list[Failure]) -> None:
-        with write_atomically(self.path / "failed.jsonl", "w") as file:
-            file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
+                write_failures(self.path, left)
 
     # ---- the end
 
@@ -352,6 +337,8 @@ class FeatureWriter:
         if not self._closed:
             self.commit()
             self._closed = True
+            self._catalogue.refresh()
+            self._catalogue.keep_copy()
 
     def _alive(self) -> None:
         if self._closed or os.getpid() != self._process:
@@ -373,21 +360,8 @@ class FeatureWriter:
                 raise
 
 
-def _account(writer: FeatureWriter) -> dict[str, str | int]:
-    from .. import __version__
-
-    return {
-        "schema": SCHEMA,
-        "digest": writer.fingerprint.digest,
-        "dim": writer.dim,
-        "dtype": writer.dtype,
-        "writer": f"stepclip {__version__}, {writer.name}",
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _with_shape(about: CacheInfo) -> Fingerprint:
-    return Fingerprint({**about.fingerprint.fields, "cache.dim": about.dim, "cache.dtype": about.dtype})
+def _refused(video_id: str, found: str, expected: str) -> StepclipError:
+    return StepclipError(f"the features of '{video_id}' are refused: {found}", expected)
 
 
 def _storable(text: str) -> None:

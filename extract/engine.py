@@ -15,9 +15,10 @@ import numpy as np
 
 from ..cache.errors import StepclipError
 from ..cache.files import write_json
-from ..cache.fingerprint import Fingerprint
-from ..cache.layout import SCHEMA, read_failures
+from ..cache.fingerprint import SCHEMA, Fingerprint
+from ..cache.layout import read_failures
 from ..cache.manifest import Manifest, VideoRow
+from ..cache.source import Source
 from ..cache.store import Failure
 from ..cache.writer import FeatureWriter
 from .decoders import get_decoder
@@ -44,6 +45,7 @@ class ExtractionReport:
     frames: int = 0
     texts: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # video id -> damaged packets passed over
+    stale: dict[str, str] = field(default_factory=dict)  # video id -> how its file changed; done again
     run: str = ""  # device, precision, encoder, decoder
     fingerprint: str = ""
 
@@ -84,6 +86,9 @@ class ExtractionReport:
                 detail = next(each.detail for each in self.failures if each.reason == reason)
                 failures.add_row(reason, str(count), escape(detail.splitlines()[0] if detail else ""))
             parts.append(failures)
+        if self.stale:
+            some = ", ".join(f"{name} ({why})" for name, why in list(self.stale.items())[:3])
+            parts.append(escape(f"done again, for their file changed, {len(self.stale)} videos: {some}"))
         if self.damaged:
             some = ", ".join(f"{name} ({count})" for name, count in list(self.damaged.items())[:3])
             parts.append(escape(f"damaged packets passed over in {len(self.damaged)} videos: {some}"))
@@ -132,7 +137,8 @@ def extract(
 ) -> ExtractionReport:
     """Extract features of all videos and texts of `manifest` into the cache folder `out`.
 
-    Videos that are in the cache are skipped; those that failed before are tried again. A video that cannot be
+    Videos that are in the cache are skipped, unless their file changed since; those that failed before are
+    tried again. A video that cannot be
     decoded is listed with its reason, and the rest goes on. sampling: 4 frames a second unless told; workers:
     decoding processes (one per core but one); timeout: seconds of decoding per video, after which its process
     is killed. Raises StepclipError for an empty manifest, a decoder or encoder that cannot be used, and a
@@ -150,7 +156,8 @@ def extract(
     report = ExtractionReport(inputs=len(manifest), fingerprint=fingerprint.digest)
     with FeatureWriter(out, fingerprint, dim=encoder.dim, dtype=dtype) as writer:
         done = writer.done()
-        todo = [row for row in manifest if row.video_id not in done]
+        report.stale = {row.video_id: why for row in manifest if (why := _changed(writer, row, done))}
+        todo = [row for row in manifest if row.video_id not in done or row.video_id in report.stale]
         report.skipped = len(manifest) - len(todo)
         workers = max(1, min(workers or usable_cores() - 1, len(todo)))
         report.run = (
@@ -172,6 +179,12 @@ def extract(
             f"{report.done} done + {report.failed} failed + {report.skipped} skipped"
         )
     return report
+
+
+def _changed(writer: FeatureWriter, row: VideoRow, done: set[str]) -> str:
+    """How the file of a video that is done differs from what it was then, in words; "" when it does not."""
+    source = writer.source(row.video_id) if row.video_id in done else None
+    return source.changed(row.path, row.start, row.end) if source else ""
 
 
 class _Run:
@@ -201,17 +214,24 @@ class _Run:
     def consume(self, pool: DecodePool) -> None:
         for event in pool:
             if isinstance(event, Chunk):
-                self.open.setdefault(event.index, _Video()).times.append(event.times)
+                self._video(event.index).times.append(event.times)
                 self.waiting.setdefault(event.images.shape[1:], []).append(event)
                 self._encode_full()
             elif isinstance(event, Done):
-                video = self.open.setdefault(event.index, _Video())
+                video = self._video(event.index)
                 video.duration, video.bad = event.end.duration, event.end.bad
                 self._finish(event.index)
             else:
                 self._fail(event)
         for shape in list(self.waiting):
             self._encode(shape)
+
+    def _video(self, index: int) -> _Video:
+        """The video on its way; its file is noted as it is now, at its first frames."""
+        if index not in self.open:
+            row = self.rows[index]
+            self.open[index] = _Video(Source.of(row.path, row.start, row.end))
+        return self.open[index]
 
     def _encode_full(self) -> None:
         counts = {shape: sum(len(c.images) for c in chunks) for shape, chunks in self.waiting.items()}
@@ -241,7 +261,7 @@ class _Run:
         del self.open[index]
         features, times = np.concatenate(video.features), np.concatenate(video.times)
         try:
-            self.writer.add(row.video_id, features, times, video.duration)
+            self.writer.add(row.video_id, features, times, video.duration, source=video.source, replace=True)
         except StepclipError as error:
             # only what is wrong with this video's numbers is its own failure; a full disk is the run's
             if not error.found.startswith("the features of"):
@@ -272,6 +292,7 @@ class _Run:
 class _Video:
     """A video on its way: what has come of it so far."""
 
+    source: Source | None
     times: list[np.ndarray] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     duration: float | None = None

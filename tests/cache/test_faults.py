@@ -62,7 +62,7 @@ def test_a_writer_killed_at_any_moment_loses_its_shard_at_most(tmp_path: Path, t
         store = FeatureStore.open(tmp_path / str(folder))
         assert store.video_ids == names
         tools.check(store, names)
-        assert sum(len(rows.ids) for rows in store._shards) == len(names)  # none twice
+        assert sum(len(rows.ids) for rows in store._catalogue.shards) == len(names)  # none twice
 
 
 @pytest.mark.parametrize("step", ["fsync", "link", "replace"])
@@ -235,7 +235,7 @@ def test_a_damaged_account_says_what_to_do_and_that_saves_the_cache(
     (cache / "cache.json").write_bytes(content)
     with pytest.raises(StepclipError, match=r"cache\.json") as caught:
         FeatureStore.open(cache)
-    assert "remove" in caught.value.run
+    assert "cache repair" in caught.value.run
     (cache / "cache.json").unlink()
     assert redo(cache, tools, tools.names) == set(tools.names)
     tools.check(FeatureStore.open(cache), tools.names)

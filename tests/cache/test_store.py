@@ -62,7 +62,7 @@ def test_a_shard_is_an_ordinary_hdf5_file_with_one_contiguous_dataset(cache: Pat
                 assert file["durations"][row] == truth.duration
             assert Fingerprint(json.loads(file.attrs["fingerprint"])) == tools.fingerprint
             assert file.attrs["digest"] == tools.fingerprint.digest
-            assert file.attrs["schema"] == 1 and "stepclip" in file.attrs["writer"]
+            assert file.attrs["schema"] == 2 and "stepclip" in file.attrs["writer"]
             names += list(ids)
     assert tuple(names) == tools.names
 

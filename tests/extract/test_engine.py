@@ -116,6 +116,25 @@ def test_a_failed_video_that_was_mended_is_done_in_the_next_run(videos: Path, tm
         assert len(store) == 2 and not store.failures()
 
 
+def test_a_video_whose_file_changed_is_done_again_and_a_copied_one_is_not(videos: Path, tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes((videos / "good.mp4").read_bytes())
+    manifest = manifest_of(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert extract(manifest, tmp_path / "cache", encoder=Plain(), progress=False).done == 2
+    with FeatureStore.open(tmp_path / "cache") as store:
+        before = store["b.mp4"].times
+    (tmp_path / "a.mp4").write_bytes((videos / "good.mp4").read_bytes())  # the same bytes, written anew
+    (tmp_path / "b.mp4").write_bytes((videos / "long.mp4").read_bytes())
+    report = extract(manifest, tmp_path / "cache", encoder=Plain(), progress=False)
+    assert (report.done, report.failed, report.skipped) == (1, 0, 1)
+    assert list(report.stale) == ["b.mp4"] and "when it was extracted" in report.stale["b.mp4"]
+    assert "done again" in str(report)
+    with FeatureStore.open(tmp_path / "cache") as store:
+        assert len(store) == 2 and len(store["b.mp4"].times) != len(before)
+    again = extract(manifest, tmp_path / "cache", encoder=Plain(), progress=False)
+    assert (again.done, again.skipped) == (0, 2)
+
+
 def test_features_times_and_durations_are_those_of_the_frames(many: Path, tmp_path: Path):
     """Whatever batches the frames travelled in: compared with each video decoded and encoded alone."""
     manifest = manifest_of(*sorted(many.iterdir()))
