@@ -114,7 +114,7 @@ def fingerprint_of(
             **fields,
             **(sampling or Sampling()).fields(),
             "decoder.name": decoder,
-            "decoder.size": _decoded_size(encoder),
+            "decoder.size": decoded_size(encoder),
             "text.paragraphs": paragraph_mode,
             "dtype": dtype,
             "schema": SCHEMA,
@@ -167,7 +167,7 @@ def extract(
         with _Display(len(manifest), report, progress) as display:
             _add_texts(writer, encoder, manifest, paragraph_mode, report)
             if todo:
-                size = _decoded_size(encoder)
+                size = decoded_size(encoder)
                 plan = Plan(decoder, sampling, size, square=size == encoder.image_size)
                 jobs = [Job(index, row.path, row.start, row.end) for index, row in enumerate(todo)]
                 with DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool:
@@ -313,7 +313,7 @@ def _add_texts(
     report.texts = len(steps) + len(paragraphs)
 
 
-def _decoded_size(encoder: Encoder) -> int:
+def decoded_size(encoder: Encoder) -> int:
     """The short side to which frames are brought while decoded: the one that the encoder resizes to."""
     return int(encoder.fields().get("preprocess.size", encoder.image_size))
 
