@@ -112,13 +112,8 @@ def recheck(
     extraction at all.
     """
     began = time.monotonic()
+    refuse_imported(store)
     fields = store.fingerprint.fields
-    if fields.get("source") == "import":
-        raise StepclipError(
-            f"the features of {store.path} were imported: there is nothing to encode again",
-            "a cache that StepCLIP extracted",
-            "stepclip cache verify, without --deep, which checks every byte",
-        )
     sampling = Sampling(**{**_NO_SAMPLING, **_numbers(fields)})
     decoder = str(fields.get("decoder.name", "pyav"))
     made = fingerprint_of(
@@ -162,6 +157,16 @@ def recheck(
     found.deviations.sort(key=lambda each: (each.video_id, each.frame))
     found.seconds = time.monotonic() - began
     return found
+
+
+def refuse_imported(store: FeatureStore) -> None:
+    """Raises StepclipError for a cache of imported features."""
+    if store.fingerprint.fields.get("source") == "import":
+        raise StepclipError(
+            f"the features of {store.path} were imported: there is nothing to encode again",
+            "a cache that StepCLIP extracted",
+            "stepclip cache verify, without --deep, which checks every byte",
+        )
 
 
 _NO_SAMPLING: dict[str, Any] = {"fps": None, "frames": None, "every": None}
