@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from .errors import StepclipError, nearest
 from .files import write_atomically
+from .fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    import h5py
 
 KINDS = ("step", "paragraph")
 
@@ -28,41 +34,67 @@ def read_texts(path: Path, digest: str) -> dict[str, TextTable]:
     """The tables of text.h5 by kind; none when there is no file. Raises StepclipError when it is damaged."""
     if not path.exists():
         return {}
-    import h5py
-
-    tables: dict[str, TextTable] = {}
-    again = f"remove {path} and extract again: texts are encoded in moments"
+    again = "stepclip cache repair, then stepclip extract: texts are encoded in moments"
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            other = file.attrs["digest"] != digest
-            for kind in KINDS:
-                if kind in file:
-                    strings = file[kind]["strings"].asstr()[:].tolist()
-                    features = file[kind]["features"][:]
-                    if file[kind].attrs["crc32"] != text_checksum(strings, features):
-                        raise OSError(f"the checksum of its {kind}s is not the one written")
-                    tables[kind] = TextTable({string: row for row, string in enumerate(strings)}, features)
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        AttributeError,
-        UnicodeDecodeError,
-        TypeError,
-        ValueError,
-    ) as error:
+        image = path.read_bytes()
+        if fault := seal_fault(image):
+            raise OSError(fault)
+        tables, faults = scan_texts(io.BytesIO(image), digest)
+    except OSError as error:
+        tables, faults = {}, {"": str(error)}
+    if OTHER in faults:
+        raise StepclipError(f"{path} {faults[OTHER]}", "one fingerprint in one cache", again)
+    if faults:
         raise StepclipError(
-            f"{path} is damaged: {error}", "the HDF5 file as it was written", again
-        ) from error
-    if other:
-        raise StepclipError(
-            f"{path} was made by another encoder than the cache", "one fingerprint in one cache", again
+            f"{path} is damaged: {'; '.join(faults.values())}", "the HDF5 file as it was written", again
         )
     return tables
 
 
+def scan_texts(file: Path | IO[bytes], digest: str) -> tuple[dict[str, TextTable], dict[str, str]]:
+    """The kinds that are whole, and by kind (or "", or OTHER) what is wrong; never raises."""
+    import h5py
+
+    tables: dict[str, TextTable] = {}
+    faults: dict[str, str] = {}
+    try:
+        with h5py.File(file, "r", **({"locking": False} if isinstance(file, Path) else {})) as opened:
+            for kind in opened:
+                try:
+                    tables[known_kind(kind)] = _table(opened[kind], kind)
+                except StepclipError as error:
+                    faults[kind] = error.found
+                except _DAMAGED as error:
+                    faults[kind] = _first_line(error)
+            made = str(opened.attrs["digest"])
+            if made != Fingerprint(json.loads(opened.attrs["fingerprint"])).digest:
+                faults[""] = "its digest does not fit its fingerprint"
+            if made != digest:
+                faults[OTHER] = "was made by another encoder than the cache"
+    except (*_DAMAGED, StepclipError) as error:
+        faults[""] = _first_line(error)
+    return tables, faults
+
+
+OTHER = "other"  # not a kind: the fingerprint is not the cache's
+_DAMAGED = (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError, MemoryError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _table(group: h5py.Group, kind: str) -> TextTable:
+    strings, features = group["strings"].asstr()[:].tolist(), group["features"][:]
+    if group.attrs["crc32"] != text_checksum(strings, features) or len(set(strings)) != len(features):
+        raise ValueError(f"the checksum of its {kind}s is not the one written")
+    if not np.isfinite(features).all():
+        raise ValueError(f"its {kind}s are not finite")
+    return TextTable({string: row for row, string in enumerate(strings)}, features)
+
+
 def write_texts(path: Path, account: Mapping[str, str | int], tables: Mapping[str, TextTable]) -> None:
-    """Write text.h5 anew, atomically; `account` goes into its attributes."""
+    """Write text.h5 anew, atomically; `account`, with the fingerprint, goes into its attributes."""
     import h5py
 
     with h5py.File("text", "w", driver="core", backing_store=False) as file:
@@ -75,7 +107,20 @@ def write_texts(path: Path, account: Mapping[str, str | int], tables: Mapping[st
         file.flush()
         image = file.id.get_file_image()
     with write_atomically(path) as target:
+        target.write((SEAL + b"%08x\n" % zlib.crc32(image)).ljust(_ROOM, b"\0"))
         target.write(image)
+
+
+# HDF5 leaves a block before its own to others. It would loop or crash on damaged bytes, so it never sees them
+SEAL, _ROOM = b"StepCLIP texts; crc32 of the HDF5 file that follows: ", 512
+
+
+def seal_fault(image: bytes) -> str:
+    """What of the file is not as written, or ""; an older StepCLIP wrote no seal."""
+    if image.startswith(b"\x89HDF\r\n\x1a\n"):
+        return ""
+    whole = image.startswith((SEAL + b"%08x\n" % zlib.crc32(memoryview(image)[_ROOM:])).ljust(_ROOM, b"\0"))
+    return "" if whole else "its checksum is not the one written"
 
 
 def text_checksum(strings: list[str], features: np.ndarray) -> int:
