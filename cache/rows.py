@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
@@ -51,3 +53,8 @@ class MatchRow:
     candidates: tuple[str, ...]
     answer: int
     split: str = ""
+
+
+def procedure_of(steps: Sequence[str]) -> str:
+    """The name of a script that has none: a short hash of its steps, so that equal ones are one procedure."""
+    return "p" + hashlib.sha256("\n".join(steps).encode()).hexdigest()[:8]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StepclipError, nearest
-from .rows import SPLITS, VideoRow
+from .rows import SPLITS, VideoRow, procedure_of
 
 STEP_SEPARATOR = "|"
 REQUIRED = ("video", "steps")
@@ -221,7 +220,7 @@ def _row(source: Path, line: int, record: dict[str, Any]) -> VideoRow:
         video_id=word("video_id"),
         path=os.path.abspath(source.parent / os.path.expanduser(video)),
         task=word("task"),
-        procedure=word("procedure") or "p" + hashlib.sha256("\n".join(steps).encode()).hexdigest()[:8],
+        procedure=word("procedure") or procedure_of(steps),
         split=_SPLIT_NAMES[split],
         start=start,
         end=end,
