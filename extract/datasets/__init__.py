@@ -9,6 +9,10 @@ from ...cache.errors import StepclipError, nearest
 from ...cache.manifest import Manifest
 from .base import Loaded, Loader
 from .csv import load_csv
+from .finegym import load_finegym
+from .gtea import load_gtea
+from .pennaction import load_pennaction
+from .pouring import load_pouring
 
 __all__ = ["DATASETS", "Loaded", "load_dataset"]
 
@@ -39,7 +43,15 @@ def _present(manifest: Manifest) -> Loaded:
     return Loaded(manifest, missing, notes)
 
 
-DATASETS: dict[str, Loader] = {"csv": load_csv, "manifest": load_manifest, "benchlab": load_benchlab}
+DATASETS: dict[str, Loader] = {
+    "csv": load_csv,
+    "pennaction": load_pennaction,
+    "pouring": load_pouring,
+    "finegym": load_finegym,
+    "gtea": load_gtea,
+    "manifest": load_manifest,
+    "benchlab": load_benchlab,
+}
 
 
 def load_dataset(
