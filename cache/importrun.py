@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 
 from .arrays import ForeignFault
 from .errors import StepclipError
+from .files import locked
 from .foreign import Foreign
 from .importreport import ImportReport
 from .labels import LabelNames
-from .layout import Failure, read_failures
+from .layout import LOCK, Failure, read_failures, write_failures
 from .manifest import VideoRow
 from .matching import Job, cut
 from .recordings import Recording
@@ -47,11 +48,12 @@ class ImportRun:
         self.attempts = {failure.video_id: failure.attempts for failure in read_failures(writer.path)}
         self.tally: Counter[str] = Counter()
         self.labelled = False
+        self.fresh: dict[str, Failure] = {}  # written together in the end: a folder may fail as a whole
 
     def all(self, progress: bool) -> None:
         report, done = self.report, self.writer.done()
         report.inputs = len(self.jobs)
-        with progress_bar("import", len(self.jobs), progress) as advance:
+        with self._noting(), progress_bar("import", len(self.jobs), progress) as advance:
             for job in self.jobs:
                 start, end = (job.row.start, job.row.end) if job.row and job.cut else (None, None)
                 before = self.writer.source(job.video_id) if job.video_id in done else None
@@ -173,9 +175,25 @@ class ImportRun:
         name = job.video_id.encode("utf-8", "backslashreplace").decode()
         attempts = self.attempts.get(name, 0) + 1
         failure = Failure(name, str(job.entry.path), fault.reason, str(fault), attempts)
-        self.writer.fail(failure)
+        self.fresh[name] = failure
         self.report.failed += 1
         self.report.failures.append(failure)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """The failures come into failed.jsonl, also when the run is stopped."""
+        try:
+            yield
+        finally:
+            note_failures(self.writer.path, self.fresh)
+
+
+def note_failures(folder: Path, fresh: Mapping[str, Failure]) -> None:
+    """Failures by video id into failed.jsonl in one go, in place of what was noted of these videos before."""
+    if fresh:
+        with locked(folder / LOCK):
+            others = [failure for failure in read_failures(folder) if failure.video_id not in fresh]
+            write_failures(folder, [*others, *fresh.values()])
 
 
 def _check_name(job: Job) -> None:

@@ -8,7 +8,7 @@ from .catalogue import Catalogue
 from .errors import StepclipError
 from .exported import MANIFEST, read_export
 from .importreport import ImportReport
-from .importrun import progress_bar
+from .importrun import note_failures, progress_bar
 from .layout import Failure
 from .manifest import Manifest, VideoRow
 from .shard import ShardRows, Video, checksum
@@ -37,7 +37,6 @@ def restore(folder: Path, report: ImportReport, given: Manifest | None, progress
                     if video.video_id in done:
                         report.skipped += 1
                     else:
-                        writer.fail(video)
                         report.failed += 1
                         report.failures.append(video)
                         advance()
@@ -57,9 +56,8 @@ def restore(folder: Path, report: ImportReport, given: Manifest | None, progress
             report.texts += len(fresh)
         writer.commit()
         done = writer.done()
-        for failure in exported.failures:
-            if failure.video_id not in done:
-                writer.fail(failure)
+        failures = [each for each in (*exported.failures, *report.failures) if each.video_id not in done]
+        note_failures(writer.path, {failure.video_id: failure for failure in failures})
         manifest = given or _rows(folder, report)
         if given is None:  # a row for every video, also for those that nobody described
             rows = [VideoRow(video_id, path) for video_id, path in paths.items() if video_id not in manifest]
