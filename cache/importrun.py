@@ -95,6 +95,10 @@ class ImportRun:
             if not error.found.startswith("the features of"):
                 raise
             raise ForeignFault("bad-features", error.found, error.expected) from error
+        if self.fps and recording.times is not None:
+            self.tally["videos have times of their own, which count, not --fps"] += 1
+        elif self.fps and recording.fps not in (None, self.fps):
+            self.tally["videos say another rate in their file than --fps, which counts"] += 1
         self.report.done += 1
         self.report.frames += len(times)
         self.rows.append(row)

@@ -51,8 +51,8 @@ class LabelNames:
 
     def note(self) -> str:
         """What becomes of the labels, in words."""
-        shown = " or ".join(sorted(map(str, self.background)))
-        said = f"frames labelled {shown} are background, in no step"
+        shown = " or ".join(sorted(map(repr, self.background)))
+        said = f"frames labelled {shown}, the background, are in no step"
         return said if self.names else f"{said}; --label-names gives numbers their names"
 
     def name(self, label: int | str) -> str:

@@ -33,22 +33,17 @@ def restore(folder: Path, report: ImportReport, given: Manifest | None, progress
         there = Catalogue(writer.path, about.fingerprint.digest).where
         with progress_bar("restore", len(exported), progress) as advance:
             for video in exported.videos():
-                if isinstance(video, Failure):
-                    if video.video_id in done:
-                        report.skipped += 1
-                    else:
-                        report.failed += 1
-                        report.failures.append(video)
-                        advance()
-                        continue
+                if isinstance(video, Failure) and video.video_id not in done:
+                    report.failed += 1
+                    report.failures.append(video)
+                elif isinstance(video, Failure) or (video.video_id in done and _same(video, there)):
+                    report.skipped += 1
                 else:
-                    paths[video.video_id] = video.source.path if video.source else ""
-                    if video.video_id in done and _same(video, there):
-                        report.skipped += 1
-                    else:
-                        _add(writer, video)
-                        report.done += 1
-                        report.frames += len(video.times)
+                    _add(writer, video)
+                    report.done += 1
+                    report.frames += len(video.times)
+                if isinstance(video, Video) and video.source:
+                    paths[video.video_id] = video.source.path
                 advance()
         for kind, table in exported.texts.items():
             fresh = writer.missing_text(table.index, kind)
@@ -60,7 +55,8 @@ def restore(folder: Path, report: ImportReport, given: Manifest | None, progress
         note_failures(writer.path, {failure.video_id: failure for failure in failures})
         manifest = given or _rows(folder, report)
         if given is None:  # a row for every video, also for those that nobody described
-            rows = [VideoRow(video_id, path) for video_id, path in paths.items() if video_id not in manifest]
+            bare = (video_id for video_id in exported.video_ids if video_id not in manifest)
+            rows = [VideoRow(video_id, paths.get(video_id, "")) for video_id in bare]
             manifest = Manifest((*manifest.videos, *rows), manifest.pairs, manifest.matching, manifest.name)
         report.manifest = manifest
         report.missing = [row.video_id for row in manifest if row.video_id not in done]

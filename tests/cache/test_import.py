@@ -113,6 +113,18 @@ def test_the_rate_and_the_duration_come_from_the_file(
         assert store["a"].duration == pytest.approx(0.6)
 
 
+def test_a_rate_that_is_given_goes_before_the_files_rate_and_after_its_times(tmp_path: Path) -> None:
+    source = tmp_path / "mine"
+    source.mkdir()
+    np.savez(source / "a.npz", features=frames("a", 3), fps=8.0)
+    np.savez(source / "b.npz", features=frames("b", 3), times=np.array([0.0, 1.0, 5.0]))
+    report = bring(source, tmp_path / "cache", fps=2.0)
+    assert "1 videos say another rate" in str(report) and "1 videos have times of their own" in str(report)
+    with FeatureStore.open(tmp_path / "cache") as store:
+        np.testing.assert_array_equal(store["a"].times, [0.0, 0.5, 1.0])
+        np.testing.assert_array_equal(store["b"].times, [0.0, 1.0, 5.0])
+
+
 @pytest.mark.parametrize("write", MAPPINGS)
 def test_arrays_of_other_names_are_asked_for_and_then_taken(
     tmp_path: Path, write: Callable[[Path, Arrays], None]
