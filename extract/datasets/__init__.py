@@ -8,11 +8,16 @@ from pathlib import Path
 from ...cache.errors import StepclipError, nearest
 from ...cache.manifest import Manifest
 from .base import Loaded, Loader
+from .captaincook4d import load_captaincook4d
+from .coin import load_coin
+from .crosstask import load_crosstask
 from .csv import load_csv
+from .diving48 import load_diving48
 from .finegym import load_finegym
 from .gtea import load_gtea
 from .pennaction import load_pennaction
 from .pouring import load_pouring
+from .youcook2 import load_youcook2
 
 __all__ = ["DATASETS", "Loaded", "load_dataset"]
 
@@ -45,6 +50,11 @@ def _present(manifest: Manifest) -> Loaded:
 
 DATASETS: dict[str, Loader] = {
     "csv": load_csv,
+    "diving48": load_diving48,
+    "coin": load_coin,
+    "youcook2": load_youcook2,
+    "crosstask": load_crosstask,
+    "captaincook4d": load_captaincook4d,
     "pennaction": load_pennaction,
     "pouring": load_pouring,
     "finegym": load_finegym,
