@@ -388,16 +388,17 @@ OTHER = "111\nMake Tea\nhttps://www.wikihow.com/Make-Tea\n2\nboil water,add tea\
 
 @pytest.fixture
 def crosstask(tmp_path: Path) -> Path:
-    """crosstask_release/ of 36 + 1 primary and 2 related videos, and their videos."""
+    """crosstask_release/ of 36 + 1 primary and 32 related videos, and their files."""
     folder = tmp_path / "crosstask_release"
     (folder / "annotations").mkdir(parents=True)
     (folder / "tasks_primary.txt").write_text(TASKS)
     (folder / "tasks_related.txt").write_text(OTHER)
     jello = [f"jello-{k:05d}" for k in range(36)]
+    tea = [f"tea__{k:06d}" for k in range(32)]
     lines = [f"23521,{name},https://www.youtube.com/watch?v={name}" for name in jello]
+    lines += [f"111,{name},https://www.youtube.com/watch?v={name}" for name in tea]
     lines += [
         "16815,jello-00000,https://www.youtube.com/watch?v=jello-00000",  # one video, two tasks
-        "111,tea__000001,https://www.youtube.com/watch?v=tea__000001",
         "111,tea__000001,https://www.youtube.com/watch?v=tea__000001",
         "222,unknown0001,https://www.youtube.com/watch?v=unknown0001",
         "scratch",
@@ -408,13 +409,13 @@ def crosstask(tmp_path: Path) -> Path:
         ("23521", jello[0], "1,0.5,3.25\n3,10,12\n2,4,9\n"),  # each once
         ("23521", jello[1], "1,1,2\n3,5,6\n1,8,9\n"),
         ("23521", jello[2], "4,1,2\n0,1,2\n1.5,1,2\n1,2\n1,3,2\n1,a,2\n2,1,2,3\n\n2,1,2\n"),
-        ("16815", jello[0], "2,20,30\n1,14,18"),
+        ("16815", jello[0], "2,5,9\n1,14,18"),
     ):
         (folder / "annotations" / f"{task}_{name}.csv").write_text(said)
     touch(
         tmp_path / "videos",
-        [f"{name}.mp4" for name in jello[3:]]
-        + [f"A title [{jello[0]}].webm", f"23521_{jello[1]}.mkv", f"23521/{jello[2]}.mp4", "tea__000001.mp4"],
+        [f"{name}.mp4" for name in (*jello[3:], *tea)]
+        + [f"A title [{jello[0]}].webm", f"23521_{jello[1]}.mkv", f"23521/{jello[2]}.mp4"],
     )
     return tmp_path
 
@@ -422,7 +423,7 @@ def crosstask(tmp_path: Path) -> Path:
 def test_crosstask_in_the_form_of_its_release(crosstask: Path):
     for given in (None, crosstask, crosstask / "crosstask_release"):
         loaded = load_dataset("crosstask", crosstask / "videos", given)
-        assert loaded.missing == [] and len(loaded.manifest) == 38
+        assert loaded.missing == [] and len(loaded.manifest) == 69
     manifest, extra = loaded.manifest, loaded.extra
     row = manifest["23521_jello-00000"]
     assert (row.task, row.procedure, row.steps) == (
@@ -432,7 +433,7 @@ def test_crosstask_in_the_form_of_its_release(crosstask: Path):
     )
     assert (row.step_start, row.step_end) == ((0.5, 4, 10), (3.25, 9, 12))
     assert manifest["16815_jello-00000"].path == row.path  # the same file, another task
-    assert manifest["16815_jello-00000"].step_start == (14, 20)
+    assert manifest["16815_jello-00000"].step_start == (14, 5)
     assert extra == {
         "23521_jello-00000": {
             "title": "Make Jello Shots",
@@ -440,11 +441,11 @@ def test_crosstask_in_the_form_of_its_release(crosstask: Path):
         },
         "23521_jello-00001": {"title": "Make Jello Shots", "segments": [[0, 1, 2], [2, 5, 6], [0, 8, 9]]},
         "23521_jello-00002": {"title": "Make Jello Shots", "segments": [[1, 1, 2]]},
-        "16815_jello-00000": {"title": "Grill Steak", "segments": [[0, 14, 18], [1, 20, 30]]},
+        "16815_jello-00000": {"title": "Grill Steak", "segments": [[1, 5, 9], [0, 14, 18]]},
     }
     assert manifest["23521_jello-00001"].step_start is None
     for said in (
-        "38 videos of 2 primary and 1 related tasks: 32 train, 2 val, 4 test",
+        "69 videos of 2 primary and 1 related tasks: 63 train, 2 val, 4 test",
         "4 videos are annotated; 2 of them",
         "passed over 7 lines that are no step",
         "passed over 1 lines that are no `task,video,url` ('scratch')",
@@ -460,6 +461,8 @@ def test_the_split_of_crosstask_does_not_hang_on_what_is_there(crosstask: Path):
     assert before["111_tea__000001"] == before["16815_jello-00000"] == "train"
     for path in sorted((crosstask / "videos").glob("jello-*"))[::2]:
         path.unlink()
+    listed = crosstask / "crosstask_release" / "videos.csv"
+    listed.write_text("\n".join(reversed(listed.read_text().splitlines())))
     after = load_dataset("crosstask", crosstask / "videos")
     assert len(after.missing) == 17
     assert all(row.split == before[row.video_id] for row in after.manifest)
