@@ -30,6 +30,11 @@ __all__ = [
     "get_decoder",
 ]
 
+# torchcodec asks for a newer torch than it needs, so it is installed alone
+TORCHCODEC = (
+    "apt install ffmpeg, and pip install --no-deps torchcodec==0.13.0 (beside a CPU build of torch; "
+    'with a CUDA build: pip install -c constraints.txt -e ".[gpu]")'
+)
 # name -> (module, class, what it imports, its distribution, what to run to get it)
 DECODERS: dict[str, tuple[str, str, str, str, str]] = {
     "pyav": (".pyav", "PyAVDecoder", "av", "av", "pip install av"),
@@ -47,6 +52,14 @@ DECODERS: dict[str, tuple[str, str, str, str, str]] = {
         "ffmpeg-python",
         "pip install ffmpeg-python imageio-ffmpeg (or ffmpeg itself: apt install ffmpeg)",
     ),
+    "torchcodec": (".torchcodec", "TorchCodecDecoder", "torchcodec", "torchcodec", TORCHCODEC),
+    "torchcodec:cuda": (
+        ".torchcodec",
+        "NvdecDecoder",
+        "torchcodec",
+        "torchcodec",
+        'an NVIDIA GPU, and pip install -c constraints.txt -e ".[gpu]" with a CUDA build of torch',
+    ),
 }
 
 
@@ -61,9 +74,10 @@ def get_decoder(name: str = "pyav") -> Decoder:
     module, cls, _, _, install = DECODERS[name]
     try:
         decoder: Decoder = getattr(import_module(module, __name__), cls)()
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+    except (ImportError, OSError, RuntimeError) as error:  # the latter: a shared library that does not load
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DecodeError(
-            "decoder-unavailable", f"the decoder {name} cannot be used here: {error}", "its packages", install
+            "decoder-unavailable", f"the decoder {name} cannot be used here: {said}", "its packages", install
         ) from error
     return decoder
 

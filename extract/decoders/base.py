@@ -1,17 +1,37 @@
-"""What decoders share: sampling by presentation time, the frames they give, the reasons of failures."""
+"""What decoders share: the frames they give, checks of files and of completeness, reasons of failures."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...cache.errors import StepclipError
+from .sampling import TOLERANCE, Picker, Sampling, Shown, end_of, weaksvr_instants
+
+__all__ = [
+    "REASONS",
+    "TOLERANCE",
+    "Backend",
+    "DecodeError",
+    "Decoder",
+    "End",
+    "Frames",
+    "Picker",
+    "Sampling",
+    "Shown",
+    "check_complete",
+    "check_file",
+    "check_order",
+    "check_trim",
+    "end_of",
+    "weaksvr_instants",
+]
 
 REASONS = (
     "missing-file",
@@ -26,12 +46,7 @@ REASONS = (
     "unsupported",
     "decoder-unavailable",
 )
-# Seconds: a frame this little after an instant counts as shown at it (rounded pts, float32 times).
-# Irrational, so that no frame of any time base lies on the edge, where the last digit of a float would
-# decide.
-TOLERANCE = 2**0.5 / 1000
-
-Payload = TypeVar("Payload")
+BACKWARDS = 0.1  # share of a video's frames whose times may run backwards
 
 
 class DecodeError(StepclipError):
@@ -43,40 +58,6 @@ class DecodeError(StepclipError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.found, self.expected, self.run)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which frames of a (trimmed) video are taken; exactly one of the three is set.
-
-    fps: the frame shown at each instant k / fps, from the start of the trim.
-    frames: the frame shown in the middle of each of N equal parts, by time.
-    every: each n-th frame, from the one shown at the start of the trim.
-    A frame is taken once, however many instants fall on it.
-    """
-
-    fps: float | None = 4.0
-    frames: int | None = None
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.fps == 4.0 and (self.frames is not None or self.every is not None):
-            object.__setattr__(self, "fps", None)  # the default gives way to what was asked for
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise StepclipError(
-                f"sampling by {' and '.join(given) or 'nothing'}", "exactly one of fps, frames and every"
-            )
-        name, value = next(iter(given.items()))
-        whole = name == "fps" or int(value) == value
-        if not (0 < value < float("inf") and whole):
-            raise StepclipError(
-                f"sampling with {name}={value}", "a number above 0 (frames, every: a whole one)"
-            )
-
-    def fields(self) -> dict[str, Any]:
-        """For the fingerprint: `sampling.fps`, `sampling.frames` or `sampling.every`."""
-        return {f"sampling.{name}": value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -111,100 +92,6 @@ class Backend:
     usable: bool
     version: str
     install: str
-
-
-@dataclass(frozen=True)
-class Shown(Generic[Payload]):
-    """A frame with its `time`, in seconds from the video's first frame; it is shown for `length` seconds."""
-
-    time: float
-    length: float
-    payload: Payload
-
-
-def end_of(time: float, length: float, declared: float | None) -> float:
-    """When the last frame ends: a declared duration inside it cuts it, its own length being a guess."""
-    return declared if declared is not None and time < declared < time + length else time + length
-
-
-@dataclass
-class Picker(Generic[Payload]):
-    """Chooses frames as `sampling` says while they stream by in order of presentation; holds one at most.
-
-    `total`: the video's duration, which `frames` needs beforehand; `declared`: the container's. After the
-    run: `stop`, the end of the last frame; `gap`, the longest time between two frames.
-    """
-
-    sampling: Sampling
-    start: float = 0.0
-    end: float | None = None
-    total: float | None = None
-    declared: float | None = None
-    stop: float = field(default=0.0, init=False)
-    gap: float = field(default=0.0, init=False)
-    seen: int = field(default=0, init=False)
-    reached_end: bool = field(default=False, init=False)
-
-    def __call__(self, frames: Iterable[Shown[Payload]]) -> Iterator[tuple[float, Payload]]:
-        """Yield `(time from the start of the trim, payload)` of each chosen frame."""
-        targets = self._targets()
-        target = next(targets, None)
-        previous: Shown[Payload] | None = None
-        index = 0
-        for frame in frames:
-            if previous is not None:
-                self.gap = max(self.gap, frame.time - previous.time)
-                if frame.time > self.start + TOLERANCE:  # so that `previous` is shown inside the trim
-                    taken, target = self._taken(previous, frame.time, index, target, targets)
-                    if taken:
-                        yield max(previous.time - self.start, 0.0), previous.payload
-                    index += 1
-            self.seen += 1
-            self.stop = end_of(frame.time, frame.length, self.declared)
-            previous = frame
-            if self.end is not None and frame.time >= self.end - TOLERANCE:
-                self.reached_end = True
-                return
-        if previous is not None and self.stop > self.start + TOLERANCE:
-            until = self.stop if self.end is None else min(self.stop, self.end)
-            if self._taken(previous, until, index, target, targets, last=True)[0]:
-                yield max(previous.time - self.start, 0.0), previous.payload
-
-    def _targets(self) -> Iterator[float]:
-        """The instants to be shown, in seconds from the video's first frame."""
-        if self.sampling.fps is not None:
-            k = 0
-            while True:
-                instant = self.start + k / self.sampling.fps
-                if k and self.end is not None and instant >= self.end - TOLERANCE:
-                    return
-                yield instant
-                k += 1
-        if self.sampling.frames is not None:
-            stop = min(value for value in (self.end, self.total) if value is not None)
-            for k in range(self.sampling.frames):
-                yield self.start + (k + 0.5) * (stop - self.start) / self.sampling.frames
-
-    def _taken(
-        self,
-        frame: Shown[Payload],
-        until: float,
-        index: int,
-        target: float | None,
-        targets: Iterator[float],
-        last: bool = False,
-    ) -> tuple[bool, float | None]:
-        """Whether an instant falls on `frame`, shown up to `until`; and the first instant after it."""
-        if self.sampling.every is not None:
-            return index % self.sampling.every == 0, None
-        taken = False
-        # the next frame takes over at its own time, less the tolerance; the last one ends with the video
-        while target is not None and target < until - TOLERANCE:
-            taken = True
-            target = next(targets, None)
-        if last and self.sampling.frames is not None and target is not None:
-            taken = True  # a total that was a little too long: the last instants fall on the last frame
-        return taken, target
 
 
 class Decoder(ABC):
@@ -252,7 +139,7 @@ class Decoder(ABC):
 
 def check_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file that can be opened; DecodeError otherwise (a FIFO or a device is not a file)."""
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # a relative name may look like an address (`a:b.mp4`) or an option
     if not os.path.lexists(path):
         raise DecodeError(
             "missing-file", f"no file at {path}", "a video file", "check the path in the manifest"
@@ -284,12 +171,23 @@ def check_trim(path: Path, start: float | None, end: float | None, duration: flo
     return begin
 
 
-def check_complete(path: Path, picker: Picker[Any], bad: int, detail: str = "") -> End:
+def check_order(path: Path, backwards: int, seen: int) -> None:
+    """DecodeError where more than a few frames are not after the one before: such are never shown."""
+    if backwards > BACKWARDS * (seen + backwards):
+        raise DecodeError(
+            "damaged",
+            f"{path}: the times of {backwards} of its {seen + backwards} frames run backwards",
+            "one recording with times that advance",
+            "the recordings that it was joined from, one by one",
+        )
+
+
+def check_complete(path: Path, picker: Picker[Any], bad: int, detail: str = "", dropped: float = 0.0) -> End:
     """The End of a video that was read as far as it goes, or DecodeError where that is not far enough.
 
     A file that was cut decodes without an error up to the cut, so the last time is compared with the duration
     that the container declares: short by more than 1 s and more than 10 % means truncated. Likewise a hole
-    left by packets that could not be decoded.
+    left by packets that could not be decoded. dropped: the end of the last frame left out as damaged.
     """
     said = f" ({detail})" if detail else ""
     declared = picker.declared
@@ -297,21 +195,36 @@ def check_complete(path: Path, picker: Picker[Any], bad: int, detail: str = "") 
         raise DecodeError("no-frames", f"{path}: not one frame could be decoded{said}", "a video with frames")
     wanted = picker.end if declared is None else min(picker.end or declared, declared)
     if declared is not None and wanted is not None and not picker.reached_end:
-        missing = wanted - picker.stop
-        if missing > max(1.0, 0.1 * wanted):
+        allowed = max(1.0, 0.1 * wanted)
+        if wanted - max(picker.stop, dropped) > allowed:
             raise DecodeError(
                 "truncated",
                 f"{path}: its frames end at {picker.stop:.2f} s of {declared:.2f} s{said}",
                 "a whole file",
                 "copy or download it again",
             )
+        picker.gap = max(picker.gap, dropped - picker.stop)
     check_trim(path, picker.start, picker.end, picker.stop)
-    if bad and picker.gap > max(1.0, 0.1 * picker.stop):
+    if bad and picker.gap > max(1.0, 0.1 * max(picker.stop, dropped)):
         raise DecodeError(
             "damaged",
-            f"{path}: {bad} damaged packets leave a hole of {picker.gap:.2f} s{said}",
+            f"{path}: damage leaves a hole of {picker.gap:.2f} s, {bad} packets and frames{said}",
             "a whole file",
             "copy or download it again",
+        )
+    if picker.inside is not None and picker.taken != len(picker.instants):
+        raise DecodeError(
+            "damaged",
+            f"{path}: {picker.taken} of WeakSVR's {len(picker.instants)} frames were found{said}",
+            "a whole file",
+            "sampling by time (--fps), which does without the lost ones",
+        )
+    if picker.inside is not None and not bad and picker.passed != picker.inside:
+        raise DecodeError(
+            "damaged",
+            f"{path}: {picker.passed} frames were decoded of the {picker.inside} it tells of{said}",
+            "as many frames as packets",
+            "sampling by time (--fps)",
         )
     stop = picker.stop if picker.end is None else min(picker.stop, picker.end)
     return End(stop - picker.start, bad)

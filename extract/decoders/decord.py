@@ -1,13 +1,16 @@
-"""Decoding with decord. It refuses what decord gets wrong: AV1 (no decoder), MPEG-TS (wrong frames).
+"""Decoding with decord, on files whose frames it counts and times as they are.
 
-Passing over frames is safe for H.264 only: for HEVC decord 0.6 then gives wrong pictures without a word (on
-h265_video.mp4 of the test data, every fifth frame), so other codecs are read frame by frame.
+Others are refused: MPEG-TS and -PS, AVI with B-frames, edit lists, and AV1, for which it has no decoder.
+Passing over frames is safe for H.264 only: for HEVC decord 0.6 then gives wrong pictures (on h265_video.mp4
+of the test data, every fifth frame), so other codecs are read frame by frame. In damaged packets it paints
+over what it cannot decode and does not tell.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import decord
@@ -20,13 +23,13 @@ from .base import (
     End,
     Picker,
     Sampling,
-    Shown,
     check_complete,
     check_file,
     check_trim,
-    end_of,
 )
-from .pyav import probe
+from .container import probe
+from .listing import list_frames
+from .pyav import picker_for
 
 SKIPS_WELL = {"h264"}
 BATCH_BYTES = 64 * 2**20  # frames are fetched in batches of about this size
@@ -49,16 +52,17 @@ class DecordDecoder(Decoder):
         path = check_file(path)
         begin = check_trim(path, start, end)
         declared = probe(path)
-        fault = "MPEG-TS" if "mpegts" in declared.format else "AV1" if declared.codec == "av1" else ""
-        if fault:
-            raise DecodeError(
-                "unsupported",
-                f"{path} is {fault}, which decord gets wrong",
-                "another decoder",
-                "--decoder pyav",
+        listing = list_frames(path)
+        if declared.codec == "av1" or not listing.exact:
+            raise _unsupported(
+                path,
+                "AV1"
+                if declared.codec == "av1"
+                else f"{declared.format.split(',')[0]} whose packets do not tell its frames",
             )
         try:
-            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+            # fault_tol: else a frame that cannot be decoded is replaced by its neighbour
+            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
             spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64).reshape(-1, 2)
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError(
@@ -67,14 +71,13 @@ class DecordDecoder(Decoder):
                 "a whole file",
                 "--decoder pyav",
             ) from error
-        spans -= spans[0, 0] if len(spans) else 0.0
-        picker: Picker[int] = Picker(sampling, begin, end, None, declared.duration)
-        if len(spans):
-            picker.total = end_of(spans[-1, 0], spans[-1, 1] - spans[-1, 0], declared.duration)
-        if sampling.frames is not None and picker.total is not None:
-            check_trim(path, start, end, picker.total)
-        shown = (Shown(a, b - a, index) for index, (a, b) in enumerate(spans.tolist()))
-        chosen = list(picker(shown))
+        times = spans[:, 0] - spans[:1, 0]
+        if len(times) != len(listing.times) or not np.allclose(times, listing.times, rtol=2e-7, atol=2e-3):
+            raise _unsupported(
+                path, f"a video of {len(listing.times)} frames, of {len(times)} by decord's account"
+            )
+        picker: Picker[int] = picker_for(path, sampling, begin, end, declared.duration, listing)
+        chosen = list(picker(listing.shown()))
         finish = check_complete(path, picker, 0)
         wanted = [index for _, index in chosen]
         read = wanted if declared.codec in SKIPS_WELL else list(range(wanted[-1] + 1))
@@ -88,7 +91,7 @@ class DecordDecoder(Decoder):
             except (decord.DECORDError, RuntimeError, IndexError) as error:
                 raise DecodeError(
                     "truncated",
-                    f"{path}: decord stops at {spans[batch[0], 0]:.2f} s or after: {_first_line(error)}",
+                    f"{path}: decord stops at {times[batch[0]]:.2f} s or after: {_first_line(error)}",
                     "a whole file",
                     "--decoder pyav reads up to the damage",
                 ) from error
@@ -97,6 +100,12 @@ class DecordDecoder(Decoder):
                     yield time, _resized(image, size)
                     time, index = next(kept, (0.0, -1))
         yield finish
+
+
+def _unsupported(path: Path, what: str) -> DecodeError:
+    return DecodeError(
+        "unsupported", f"{path} is {what}, which decord gets wrong", "another decoder", "--decoder pyav"
+    )
 
 
 def _resized(image: np.ndarray, size: int | None) -> np.ndarray:

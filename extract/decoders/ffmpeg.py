@@ -1,7 +1,11 @@
-"""Decoding with an ffmpeg program (by ffmpeg-python): the system's, else imageio-ffmpeg's."""
+"""Decoding with an ffmpeg program (by ffmpeg-python): the system's, else imageio-ffmpeg's.
+
+It paints over what it cannot decode, and does not say in which frames: a file in which it did is refused.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -15,11 +19,26 @@ import ffmpeg
 import numpy as np
 
 from ..geometry import short_side
-from .base import DecodeError, Decoder, End, Picker, Sampling, Shown, check_complete, check_file, check_trim
-from .pyav import measure, probe
+from .base import (
+    DecodeError,
+    Decoder,
+    End,
+    Picker,
+    Sampling,
+    Shown,
+    check_complete,
+    check_file,
+    check_order,
+    check_trim,
+)
+from .container import OPTIONS, probe
+from .listing import list_frames
+from .pyav import picker_for
 
 _BASE = re.compile(rb"config in time_base: (\d+)/(\d+)")
-_FRAME = re.compile(rb"\bn: *\d+ pts: *(-?\d+) .*?(?:duration: *(-?\d+) .*)?\bs:(\d+)x(\d+)")
+_FRAME = re.compile(rb"\bn: *\d+ pts: *(-?\d+|NOPTS) .*?(?:duration: *(-?\d+) .*)?\bs:(\d+)x(\d+)")
+# said of pictures that are made up in part, and then used to predict others
+_CONCEALED = re.compile(rb"concealing \d+|corrupt decoded frame|Error while decoding|Error submitting packet")
 
 
 @cache
@@ -65,11 +84,9 @@ class FFmpegDecoder(Decoder):
         path = check_file(path)
         begin = check_trim(path, start, end)
         declared = probe(path)
-        total = None
-        if sampling.frames is not None:
-            total = measure(path)
-            check_trim(path, start, end, total or None)
-        graph = ffmpeg.input(str(path))[str(declared.index)]
+        listing = list_frames(path) if sampling.counts else None
+        picker: Picker[np.ndarray] = picker_for(path, sampling, begin, end, declared.duration, listing)
+        graph = ffmpeg.input(str(path), **OPTIONS)[str(declared.index)]
         if size is not None and min(declared.width, declared.height) > size:
             # the display matrix is applied before the filter, so the size is told by whichever side is
             # shorter there
@@ -84,11 +101,22 @@ class FFmpegDecoder(Decoder):
         output = ffmpeg.output(
             graph, "pipe:", format="rawvideo", pix_fmt="rgb24", enc_time_base="1/90000", **options
         )
-        arguments = ffmpeg.compile(output.global_args("-nostdin", "-hide_banner"), cmd=self.binary)
-        picker: Picker[np.ndarray] = Picker(sampling, begin, end, total, declared.duration)
+        arguments = ffmpeg.compile(
+            output.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"),
+            cmd=self.binary,
+        )
         with _Pipe(arguments, 1 / declared.fps if declared.fps else 0.04) as pipe:
             yield from picker(pipe.frames())
-            yield check_complete(path, picker, pipe.errors, pipe.detail)
+            check_order(path, pipe.backwards, picker.seen)
+            finish = check_complete(path, picker, pipe.errors, pipe.detail)
+            if pipe.concealed:
+                raise DecodeError(
+                    "damaged",
+                    f"{path}: ffmpeg tells {pipe.concealed} times of damaged pictures ({pipe.detail})",
+                    "a whole file",
+                    "--decoder pyav, which leaves such pictures out",
+                )
+            yield finish
 
     def _knows_fps_mode(self) -> bool:
         match = re.match(r"n?(\d+)\.(\d+)", self.version)
@@ -102,7 +130,8 @@ class _Pipe:
         self.arguments, self.usual = arguments, usual
         self.base = 0.0
         self.errors, self.detail = 0, ""
-        self.told: list[tuple[float, float, int, int]] = []
+        self.backwards = self.concealed = 0
+        self.told: list[tuple[float | None, float, int, int]] = []
         self.ended = False
         self.news = threading.Condition()
 
@@ -123,20 +152,22 @@ class _Pipe:
     def frames(self) -> Iterator[Shown[np.ndarray]]:
         """Every frame that ffmpeg gives, in order."""
         assert self.process.stdout is not None
-        origin, index, latest = None, 0, float("-inf")
+        origin = latest = shape = None
+        index = 0
         while (told := self._told(index)) is not None:
             time, length, width, height = told
-            data = self.process.stdout.read(3 * width * height)
-            if len(data) < 3 * width * height:
+            shape = shape or (height, width, 3)  # ffmpeg brings all frames to the size of the first
+            data = self.process.stdout.read(math.prod(shape))
+            if len(data) < math.prod(shape):
                 return
-            origin = time if origin is None else origin
             index += 1
-            if time > latest:
-                latest = time
-                image = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-                yield Shown(time - origin, length, image)
+            if time is None or (latest is not None and time <= latest):
+                self.backwards += 1
+                continue
+            origin, latest = time if origin is None else origin, time
+            yield Shown(time - origin, length, np.frombuffer(data, np.uint8).reshape(shape))
 
-    def _told(self, index: int) -> tuple[float, float, int, int] | None:
+    def _told(self, index: int) -> tuple[float | None, float, int, int] | None:
         with self.news:
             self.news.wait_for(lambda: len(self.told) > index or self.ended)
             if len(self.told) <= index:
@@ -151,11 +182,13 @@ class _Pipe:
                     self.base = int(match[1]) / int(match[2])
                 elif match := _FRAME.search(line):
                     length = int(match[2] or 0) * self.base or self.usual
+                    time = None if match[1] == b"NOPTS" else int(match[1]) * self.base
                     with self.news:
-                        self.told.append((int(match[1]) * self.base, length, int(match[3]), int(match[4])))
+                        self.told.append((time, length, int(match[3]), int(match[4])))
                         self.news.notify()
-            elif b"rror" in line or b"nvalid" in line or b"corrupt" in line or b"missing" in line:
+            elif concealed := _CONCEALED.search(line) or b"[error]" in line or b"[fatal]" in line:
                 self.errors += 1
+                self.concealed += concealed is not True
                 self.detail = self.detail or line.decode("utf-8", "replace").strip()
         with self.news:
             self.ended = True

@@ -1,16 +1,23 @@
-"""Decoding with PyAV, the default: exact times, every common codec, and it gets past damaged packets."""
+"""Decoding with PyAV, the default: exact times, every common codec, and it gets past damaged packets.
+
+Frames are read one after the other, except where frames that nobody wants can be passed over: if the packets
+of the container are known exactly (mp4, mkv, webm, flv) and it pays (`seeking.SKIP`), decoding goes on from
+the key frame before the next wanted frame. Every frame found so must have the time that its packet promised,
+and every key frame be one by the decoder's own account; if not, all is read from the start. So the frames are
+those of reading all of them.
+"""
 
 from __future__ import annotations
 
+import heapq
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Interpolation
 
@@ -24,85 +31,18 @@ from .base import (
     Shown,
     check_complete,
     check_file,
+    check_order,
     check_trim,
     end_of,
+    weaksvr_instants,
 )
+from .container import Probe, declared_duration, declared_rate, open_video, probe
+from .listing import Listing, list_frames
+from .seeking import SEEKABLE, SKIP, Astray, Sought, jumps
 
-SEEKABLE = ("mov", "matroska", "avi", "flv")  # containers whose index can be trusted (MPEG-TS has none)
+__all__ = ["Probe", "PyAVDecoder", "picker_for", "probe"]
+
 SEEK_FROM = 10.0  # seconds: a trim that starts earlier is reached by decoding up to it
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the container declares of its main video stream; `duration` in seconds, None if it is not said."""
-
-    index: int
-    format: str
-    codec: str
-    width: int
-    height: int
-    fps: float
-    duration: float | None
-    audio: bool
-
-
-def open_video(path: Path) -> tuple[Any, Any]:
-    """The open container and its main video stream, as FFmpeg judges it; DecodeError if there is none."""
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise DecodeError(
-            "unreadable",
-            f"{path} is not a video that can be read: {getattr(error, 'strerror', '') or error}",
-            "a video file that was copied to its end (an mp4 has its index there)",
-        ) from error
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic
-    ]
-    if not streams:
-        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "no"
-        container.close()
-        raise DecodeError("no-video-stream", f"{path} has no video, only {kinds} streams", "a video")
-    best = container.streams.best("video")
-    return container, best if best in streams else streams[0]
-
-
-def probe(path: str | os.PathLike[str]) -> Probe:
-    """What the container at `path` declares, without decoding. Raises DecodeError as `open_video`."""
-    container, stream = open_video(check_file(path))
-    with container:
-        context = stream.codec_context
-        audio = len(container.streams.audio) > 0
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        duration = _declared(container, stream)
-        if context is None:
-            return Probe(stream.index, container.format.name, "", 0, 0, rate, duration, audio)
-        name = context.codec.canonical_name
-        return Probe(
-            stream.index, container.format.name, name, context.width, context.height, rate, duration, audio
-        )
-
-
-def measure(path: str | os.PathLike[str]) -> float:
-    """The duration in seconds, first frame to end of last, by reading every packet and decoding none."""
-    container, stream = open_video(check_file(path))
-    first, last, tail = float("inf"), float("-inf"), 0.0
-    with container:
-        declared = _declared(container, stream)
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        usual = 1 / rate if rate else 0.0
-        try:
-            for packet in container.demux(stream):
-                if packet.pts is not None and not packet.is_discard:
-                    time = float(packet.pts * packet.time_base)
-                    length = float(packet.duration * packet.time_base) if packet.duration else usual
-                    first = min(first, time)
-                    last, tail = max((last, tail), (time, length))
-        except av.FFmpegError:
-            pass  # what lies behind the damage is judged when it is decoded
-    return max(end_of(last - first, tail, declared), 0.0)
 
 
 class PyAVDecoder(Decoder):
@@ -121,75 +61,159 @@ class PyAVDecoder(Decoder):
     ) -> Iterator[tuple[float, np.ndarray] | End]:
         path = check_file(path)
         begin = check_trim(path, start, end)
-        total = None
-        if sampling.frames is not None:
-            total = measure(path)
-            check_trim(path, start, end, total or None)
+        convert = _Converter(size)
+        given: list[float] = []
         container, video = open_video(path)
         with container:
-            picker: Picker[Any] = Picker(sampling, begin, end, total, _declared(container, video))
-            reader = _Reader(container, video, begin)
-            convert = _Converter(size)
-            for time, frame in picker(reader.frames()):
-                yield time, convert(frame)
-            yield check_complete(path, picker, reader.bad, reader.detail)
+            declared = declared_duration(container, video)
+            can_seek = any(kind in container.format.name for kind in SEEKABLE)
+            sparse = begin > SEEK_FROM or _between(sampling, declared_rate(video)) >= SKIP
+            listing = list_frames(path) if sampling.counts or (can_seek and sparse) else None
+            if listing is not None and listing.exact and can_seek:
+                plan: Picker[int] = picker_for(path, sampling, begin, end, declared, listing)
+                chosen = list(plan(listing.shown()))
+                numbers = [number for _, number in chosen]
+                if any(jumps(listing, numbers)):
+                    finish = check_complete(path, plan, 0)
+                    sought = Sought(container, video, listing).frames(numbers)
+                    try:
+                        for (time, _), frame in zip(chosen, sought, strict=True):
+                            yield time, convert(frame)
+                            given.append(time)
+                        yield finish
+                        return
+                    except Astray:
+                        pass
+        container, video = open_video(path)
+        with container:
+            picker: Picker[Any] = picker_for(path, sampling, begin, end, declared, listing)
+            reader = _Reader(container, video)
+            for place, (time, frame) in enumerate(picker(reader.frames())):
+                if place >= len(given):
+                    yield time, convert(frame)
+                elif abs(time - given[place]) > 1e-6:
+                    raise DecodeError(
+                        "damaged", f"{path}: its packets and its frames do not agree", "a whole file"
+                    )
+            check_order(path, reader.backwards, picker.seen)
+            yield check_complete(path, picker, reader.bad, reader.detail, reader.dropped)
+
+
+def picker_for(
+    path: Path,
+    sampling: Sampling,
+    start: float,
+    end: float | None,
+    declared: float | None,
+    listing: Listing | None,
+) -> Picker[Any]:
+    """A Picker that knows beforehand what `sampling` needs to; `listing`: needed where `sampling.counts`."""
+    if not sampling.counts:
+        return Picker(sampling, start, end, None, declared)
+    assert listing is not None
+    times, stop = listing.times, listing.stop
+    if not (listing.exact or (listing.timed and sampling.weaksvr is None)):
+        times, stop = _decoded_times(path, declared)
+    check_trim(path, start, end, stop or None)
+    if sampling.weaksvr is None:
+        return Picker(sampling, start, end, stop, declared)
+    return Picker(
+        sampling, start, end, stop, declared, *weaksvr_instants(times, stop, sampling.weaksvr, start, end)
+    )
+
+
+def _decoded_times(path: Path, declared: float | None) -> tuple[np.ndarray, float]:
+    """The times of all frames and the end of the last, by decoding them: where packets do not tell."""
+    container, video = open_video(path)
+    with container:
+        shown = [(each.time, each.length) for each in _Reader(container, video).frames()]
+    if not shown:
+        return np.empty(0), 0.0
+    return np.asarray([time for time, _ in shown]), end_of(*shown[-1], declared)
+
+
+def _between(sampling: Sampling, rate: float) -> float:
+    """About how many frames lie between two that are wanted; 0 where only the video's length tells."""
+    if sampling.fps is not None:
+        return rate / sampling.fps
+    return sampling.step or 0
+
+
+class _Clock:
+    """The times of frames as they come out of the decoder, in ticks of the stream's time base."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        # an AVI says when a picture is shown, not which: the earliest time not given yet is the next one's
+        self.pool: list[int] | None = [] if container.format.name == "avi" else None
+        rate = declared_rate(stream)
+        self.usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 0
+        self.latest: int | None = None if stream.start_time is not None else -self.usual
+        self.first: int | None = None  # the earliest time of all packets
+
+    def feed(self, packet: Any) -> None:
+        tick = packet.dts if packet.pts is None else packet.pts
+        if tick is not None and not packet.is_discard:
+            self.first = tick if self.first is None else min(self.first, tick)
+            if self.pool is not None:
+                heapq.heappush(self.pool, tick)
+
+    def lose(self, packet: Any) -> None:
+        """No frame comes of this packet."""
+        tick = packet.dts if packet.pts is None else packet.pts
+        if self.pool is not None and tick in self.pool:
+            self.pool.remove(tick)
+            heapq.heapify(self.pool)
+
+    def __call__(self, frame: Any) -> int | None:
+        """None: a frame before the first one that has a time."""
+        tick: int | None = heapq.heappop(self.pool) if self.pool else frame.pts
+        if tick is None and self.latest is not None:
+            tick = self.latest + (frame.duration or self.usual)
+        self.latest = self.latest if tick is None else tick
+        return tick
 
 
 class _Reader:
-    """Frames of a stream in order of presentation, with damaged packets passed over and counted."""
+    """All whole frames of a stream in order of presentation.
 
-    def __init__(self, container: Any, stream: Any, start: float) -> None:
-        self.container, self.stream, self.start = container, stream, start
-        self.bad, self.detail = 0, ""
+    A damaged packet spoils what is predicted from it, so frames are dropped from there to the next key frame;
+    `bad` counts those, and the packets.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.container, self.stream = container, stream
+        self.bad, self.detail, self.backwards = 0, "", 0
+        self.spoilt, self.dropped = False, 0.0
         stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        rate = declared_rate(stream)
         self.usual = 1 / rate if rate else 0.04
+        self.clock = _Clock(container, stream)
 
     def frames(self) -> Iterator[Shown[Any]]:
-        origin: float | None = None
-        latest = float("-inf")
-        source = self._decoded()
-        for frame in source:
-            time = float(frame.pts * self.stream.time_base)
-            if origin is None:
-                origin = time
-                if self._worth_seeking():
-                    yield from self._from_start(origin, frame)
-                    return
-            if time <= latest:
-                continue  # a frame that repeats or runs backwards is never shown
-            latest = time
-            yield self._shown(frame, origin)
-
-    def _from_start(self, origin: float, first: Any) -> Iterator[Shown[Any]]:
-        """The frames from the key frame before the trim on; from the first one if the seek overshoots."""
-        yield self._shown(first, origin)
-        wanted = int((origin + self.start) / self.stream.time_base)
-        latest = float(first.pts * self.stream.time_base)
-        try:
-            self.container.seek(wanted, stream=self.stream, backward=True)
-            source = self._decoded()
-            frame = next(source, None)
-        except av.FFmpegError:
-            frame = None
-        if frame is None or float(frame.pts * self.stream.time_base) > origin + self.start:
-            self.container.seek(0, backward=True, any_frame=False)
-            source = self._decoded()
-            frame = next(source, None)
-        while frame is not None:
-            time = float(frame.pts * self.stream.time_base)
-            if time > latest:
-                latest = time
-                yield self._shown(frame, origin)
-            frame = next(source, None)
-
-    def _worth_seeking(self) -> bool:
-        name = self.container.format.name
-        return self.start > SEEK_FROM and any(kind in name for kind in SEEKABLE)
-
-    def _shown(self, frame: Any, origin: float) -> Shown[Any]:
-        length = float(frame.duration * self.stream.time_base) if frame.duration else self.usual
-        return Shown(float(frame.pts * self.stream.time_base) - origin, length, frame)
+        base = self.stream.time_base
+        origin = latest = None
+        for frame in self._decoded():
+            tick = self.clock(frame)
+            if tick is None:
+                self._count("a frame without a time")
+                continue
+            if origin is None:  # damage at the start shall not shift the times of what follows
+                origin = float((min(tick, self.clock.first or tick) if self.bad else tick) * base)
+            time = float(tick * base) - origin
+            length = float(frame.duration * base) if frame.duration else self.usual
+            if frame.is_corrupt:
+                self._spoil("a corrupt frame")
+            elif self.spoilt and not frame.key_frame:
+                self.bad += 1
+            else:
+                self.spoilt = False
+            if self.spoilt:
+                self.dropped = time + length
+            elif latest is not None and tick <= latest:
+                self.backwards += 1
+            else:
+                latest = tick
+                yield Shown(time, length, frame)
 
     def _decoded(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -200,16 +224,20 @@ class _Reader:
                 self._count(error)
                 packet = None
             if packet is None:
-                yield from self._usable(self._flush())
+                yield from self._flush()
                 return
             if packet.size == 0:
                 continue  # the flush that `demux` adds; done above, once
+            self.clock.feed(packet)
+            if packet.is_corrupt:
+                self._spoil("a corrupt packet")
             try:
                 decoded = packet.decode()
             except av.FFmpegError as error:
-                self._count(error)
+                self._spoil(error)
+                self.clock.lose(packet)
                 continue
-            yield from self._usable(decoded)
+            yield from decoded
 
     def _flush(self) -> list[Any]:
         try:
@@ -219,12 +247,9 @@ class _Reader:
                 self._count(error)
             return []
 
-    def _usable(self, frames: list[Any]) -> Iterator[Any]:
-        for frame in frames:
-            if frame.pts is None or frame.is_corrupt:
-                self._count("a corrupt frame" if frame.is_corrupt else "a frame without a time")
-            else:
-                yield frame
+    def _spoil(self, what: object) -> None:
+        self.spoilt = True
+        self._count(what)
 
     def _count(self, what: object) -> None:
         self.bad += 1
@@ -234,21 +259,44 @@ class _Reader:
 class _Converter:
     """Frames to upright RGB images of one size, resized while they are converted."""
 
-    # accurate chroma when resizing; at the native size FFmpeg's defaults, to be equal to its own output
     resizing = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 
     def __init__(self, size: int | None) -> None:
         self.size = size
         self.shape: tuple[int, int] | None = None
+        self.graphs: dict[tuple[Any, ...], Graph] = {}
 
     def __call__(self, frame: Any) -> np.ndarray:
         here = (frame.height, frame.width)
         if self.shape is None:  # a stream may change its size on the way: its first frame decides
             smaller = self.size is not None and min(here) > self.size
             self.shape = short_side(*here, self.size or 0) if smaller else here
-        flags = None if here == self.shape else self.resizing
-        rgb = frame.reformat(self.shape[1], self.shape[0], "rgb24", interpolation=flags, threads=1)
+        # a frame marked as interlaced would have its two fields scaled apart, which leaves combs
+        if here == self.shape:  # to the last digit as the ffmpeg program does
+            rgb = self._filtered(frame, setfield="prog", scale="flags=bicubic", format="rgb24")
+        else:
+            whole = self._filtered(frame, setfield="prog") if frame.interlaced_frame else frame
+            rgb = whole.reformat(
+                self.shape[1], self.shape[0], "rgb24", interpolation=self.resizing, threads=1
+            )
         return upright(rgb.to_ndarray(), frame)
+
+    def _filtered(self, frame: Any, **filters: str) -> Any:
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, *filters)
+        if key not in self.graphs:
+            graph = Graph()
+            graph.threads = 1
+            last = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            for name, options in filters.items():
+                last.link_to(added := graph.add(name, options))
+                last = added
+            last.link_to(graph.add("buffersink"))
+            graph.configure()
+            self.graphs = {key: graph}  # of one kind of frame at a time
+        self.graphs[key].push(frame)
+        return self.graphs[key].pull()
 
 
 def upright(image: np.ndarray, frame: Any) -> np.ndarray:
@@ -265,18 +313,3 @@ def upright(image: np.ndarray, frame: Any) -> np.ndarray:
     image = image[:, ::-1] if x < 0 else image
     image = image[::-1] if y < 0 else image
     return np.ascontiguousarray(image)
-
-
-def _declared(container: Any, stream: Any) -> float | None:
-    """The duration in seconds that the container declares for the stream or for itself; None if unsaid."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    starts = float((stream.start_time or 0) * stream.time_base)
-    if "matroska" in container.format.name:  # its durations are ends, counted from the clock's zero
-        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
-        if tag:
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - starts or None
-        return container.duration / 1e6 - starts if container.duration else None
-    if container.duration:
-        return ((container.start_time or 0) + container.duration) / 1e6 - starts
-    return None
