@@ -106,6 +106,7 @@ class DecodePool:
         self._children: list[_Child] = []
         self._workers = max(1, min(workers, len(jobs)))
         self._thread = threading.Thread(target=self._run, name="decode-pool", daemon=True)
+        self.decoding, self.decoded = 0.0, 0  # seconds that all children spent on it; frames
 
     def __enter__(self) -> DecodePool:
         self._thread.start()
@@ -120,6 +121,11 @@ class DecodePool:
             if isinstance(event, BaseException):
                 raise event
             yield event
+
+    @property
+    def room(self) -> int:
+        """How many events may wait to be taken before the decoders have to."""
+        return self._events.maxsize
 
     @property
     def waiting(self) -> int:
@@ -163,6 +169,8 @@ class DecodePool:
         if isinstance(event, StepclipError):
             raise event
         if isinstance(event, Chunk):
+            self.decoding += child.spent_on_chunk
+            self.decoded += len(event.times)
             self._put(event)
             child.go()
             return
@@ -199,7 +207,7 @@ class _Child:
         theirs.close()  # else its death would not be seen as the end of the pipe
         self.started = False
         self.job: Job | None = None
-        self._before, self._since = 0.0, 0.0
+        self._before, self._since, self.spent_on_chunk = 0.0, 0.0, 0.0
 
     def give(self, job: Job) -> None:
         self.job, self._before, self._since = job, 0.0, time.monotonic()
@@ -225,7 +233,8 @@ class _Child:
         assert self.job is not None
         index = self.job.index
         if kind == "chunk":
-            times, shape, self._before = rest
+            times, shape, spent = rest
+            self.spent_on_chunk, self._before = spent - self._before, spent
             images = np.frombuffer(self.connection.recv_bytes(), np.uint8).reshape(shape)
             return Chunk(index, times, images)
         self.job = None

@@ -20,14 +20,25 @@ NAMES = {
 }
 
 
-def load_encoder(name: str = "embedded", device: str = "auto", precision: str = "fp32") -> Encoder:
+def load_encoder(
+    name: str = "embedded", device: str = "auto", precision: str = "fp32", compile: bool = False
+) -> Encoder:
     """An encoder, ready to use.
 
     name: `embedded`; one of OpenAI's names (`ViT-B/16`); a hub name (`openai/clip-vit-base-patch16`); a local
     folder or OpenAI .pt file; `clip:NAME` for the backend through OpenAI's package. device: `auto`, `cpu`,
-    `cuda`, `cuda:1`. precision: `fp32`, `bf16` or `auto`. Raises StepclipError, at once, when it cannot be
-    had; it says how to get it.
+    `cuda`, `cuda:1`. precision: `fp32`, `bf16`, `fp16` or `auto`. compile: images through torch.compile.
+    Raises StepclipError, at once, when it cannot be had; it says how to get it.
     """
+    encoder = _load(name, device, precision)
+    if compile:
+        if not hasattr(encoder, "compile"):
+            raise StepclipError(f"--compile with the encoder {name}", "another backend, or no --compile")
+        encoder.compile()
+    return encoder
+
+
+def _load(name: str, device: str, precision: str) -> Encoder:
     path = Path(name).expanduser()
     if name.startswith("clip:"):
         from .openai_clip import OpenAICLIP

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...cache.errors import StepclipError, nearest
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SMALL = 20_000_000  # parameters: below this bf16 gains nothing on a CPU
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -76,10 +76,14 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def resolve_precision(precision: str, device: str, parameters: int) -> str:
-    """fp32 or bf16. `auto`: bf16 on cuda, and on a CPU with bf16 units if the model is not small."""
+    """fp32, bf16 or fp16. `auto`: bf16 on cuda, and on a CPU with bf16 units if the model is not small."""
     if precision not in PRECISIONS:
         raise StepclipError(
             f"precision '{precision}'{nearest(precision, PRECISIONS)}", f"one of {', '.join(PRECISIONS)}"
+        )
+    if precision == "fp16" and device == "cpu":
+        raise StepclipError(
+            "precision fp16 on a CPU, which is several times slower there than fp32", "fp32, bf16 or auto"
         )
     if precision != "auto":
         return precision
@@ -103,7 +107,27 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.split(":")[0], torch.bfloat16)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.split(":")[0], dtype)
+
+
+def compiled(call: Callable[[Any], Any], pixels: Any) -> Callable[[Any], Any]:
+    """`call` through torch.compile for batches of the shape of `pixels`, which are run once as a trial.
+
+    Raises StepclipError where it does not compile (no C++ compiler, an operation it does not know).
+    """
+    import torch
+
+    made: Callable[[Any], Any] = torch.compile(call, dynamic=False)
+    try:
+        with torch.inference_mode():
+            made(pixels)
+    except Exception as error:  # torch._dynamo and inductor raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StepclipError(
+            f"torch.compile does not work here: {reason:.200}", "a C++ compiler", "the same without --compile"
+        ) from error
+    return made
 
 
 def in_threads(encode: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.ndarray]) -> list[np.ndarray]:

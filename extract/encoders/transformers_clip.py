@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...cache.errors import StepclipError
-from .base import autocast, clean, in_threads, resolve_device, resolve_precision, sha256_of
+from .base import autocast, clean, compiled, in_threads, resolve_device, resolve_precision, sha256_of
 from .preprocess import Preprocess
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -43,6 +43,8 @@ class TransformersCLIP:
         self.context = int(model.config.text_config.max_position_embeddings)
         self.batch = 256 if self.device != "cpu" else 32
         self._end = self._checked_end()
+        self._vision: Callable[[torch.Tensor], torch.Tensor] = self._pooled
+        self._fixed = False
 
     @classmethod
     def from_folder(
@@ -97,17 +99,28 @@ class TransformersCLIP:
         batches = [images[first : first + self.batch] for first in range(0, len(images), self.batch)]
         parts = (
             in_threads(self._encode_batch, batches)
-            if self.device == "cpu"
+            if self.device == "cpu" and not self._fixed
             else map(self._encode_batch, batches)
         )
         return np.concatenate([np.zeros((0, self.dim), np.float32), *parts])
 
+    def compile(self) -> None:
+        """Run images through torch.compile, every batch filled up to one shape. StepclipError if it fails."""
+        side = self.image_size
+        pixels = torch.zeros(self.batch, 3, side, side, device=self.device)
+        self._vision, self._fixed = compiled(self._pooled, pixels), True
+
+    def _pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        with autocast(self.device, self.precision):
+            features: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return features
+
     @torch.inference_mode()
     def _encode_batch(self, images: np.ndarray) -> np.ndarray:
-        pixels = self.preprocess(images, self.device)
-        with autocast(self.device, self.precision):
-            features = self.model.get_image_features(pixel_values=pixels).pooler_output
-        encoded: np.ndarray = features.float().cpu().numpy()
+        pixels, count = self.preprocess(images, self.device), len(images)
+        if self._fixed and count < self.batch:
+            pixels = torch.cat([pixels, pixels.new_zeros(self.batch - count, *pixels.shape[1:])])
+        encoded: np.ndarray = self._vision(pixels)[:count].float().cpu().numpy()
         return encoded
 
     @torch.inference_mode()

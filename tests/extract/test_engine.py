@@ -18,7 +18,9 @@ import pytest
 from stepclip.cache import FeatureStore, Manifest, VideoRow
 from stepclip.cache.errors import StepclipError
 from stepclip.extract import Sampling, extract, fingerprint_of, get_decoder, load_encoder
+from stepclip.extract.engine import Retry
 from stepclip.extract.pool import Chunk, DecodePool, Done, Failed, Job, Plan, middle_square
+from stepclip.extract.views import draw
 
 STEPS = ("take up the red beaker", "pour the blue liquid into the flask")
 
@@ -98,12 +100,80 @@ def test_every_video_is_accounted_for(videos: Path, tmp_path: Path):
     saved = json.loads(report.save(tmp_path / "report.json").read_text())
     assert saved["done"] == 4 and saved["reasons"]["truncated"] == 2 and len(saved["failures"]) == 8
 
-    # again: what is done is skipped and not decoded, what failed is tried again
-    (videos / "late.mp4").write_bytes((videos / "good.mp4").read_bytes())
+    # again: what is done is skipped, what failed is left alone, nothing is decoded
     again = extract(manifest, tmp_path / "cache", encoder=(encoder := Plain()), progress=False)
-    assert (again.done, again.failed, again.skipped) == (0, 8, 4)
+    assert (again.done, again.failed, again.skipped, again.not_tried) == (0, 8, 4, 8)
     assert encoder.batches == [] and encoder.texts == []
-    assert {failure.attempts for failure in again.failures} == {2}
+    assert {failure.attempts for failure in again.failures} == {1} and again.reasons() == report.reasons()
+    assert "--retry-failed" in str(again)
+
+
+def test_failed_videos_are_tried_again_when_asked_up_to_their_quarantine(videos: Path, tmp_path: Path):
+    manifest = manifest_of(videos / "cut.mp4", videos / "empty.mp4", videos / "good.mp4")
+
+    def run(**how: Any) -> Any:
+        return extract(manifest, tmp_path, encoder=Plain(), progress=False, retry=Retry(**how))
+
+    def attempts(report: Any) -> dict[str, int]:
+        return {failure.video_id: failure.attempts for failure in report.failures}
+
+    assert attempts(run()) == {"cut.mp4": 1, "empty.mp4": 1}
+    assert attempts(run(reasons=("truncated",))) == {"cut.mp4": 2, "empty.mp4": 1}
+    assert attempts(run(every=True)) == {"cut.mp4": 3, "empty.mp4": 2}
+    last = run(every=True)
+    assert attempts(last) == {"cut.mp4": 3, "empty.mp4": 3} and (last.not_tried, last.quarantined) == (1, 1)
+    assert attempts(run(every=True)) == {"cut.mp4": 3, "empty.mp4": 3}
+    assert attempts(run(every=True, reasons=("truncated",))) == {"cut.mp4": 4, "empty.mp4": 3}
+    with pytest.raises(StepclipError, match="did you mean 'truncated'") as caught:
+        run(reasons=("truncate",))
+    assert "empty-file, truncated" in caught.value.expected
+
+
+def test_a_run_stops_when_more_fail_than_is_allowed_and_keeps_what_is_done(videos: Path, tmp_path: Path):
+    bad = [videos / name for name in ("empty.mp4", "text.mp4", "audio.mp4")]
+    manifest = manifest_of(videos / "good.mp4", *bad)
+    with pytest.raises(StepclipError, match="3 videos failed, more than --max-failures 2") as caught:
+        extract(manifest, tmp_path, encoder=Plain(), progress=False, workers=1, max_failures=2)
+    assert "no-video-stream (1)" in caught.value.found
+    with FeatureStore.open(tmp_path) as store:
+        assert len(store.failures()) == 3
+    report = extract(manifest, tmp_path, encoder=Plain(), progress=False, max_failures=0)
+    assert (report.failed, report.not_tried, report.done + report.skipped) == (3, 3, 1)
+
+
+def test_the_report_tells_the_stages_and_the_limit(many: Path, tmp_path: Path):
+    class Slow(Plain):
+        def encode_images(self, images: np.ndarray) -> np.ndarray:
+            time.sleep(0.3)
+            return super().encode_images(images)
+
+    report = extract(manifest_of(*sorted(many.iterdir())), tmp_path, encoder=Slow(), progress=False)
+    stages = report.stages
+    assert stages.encoded == stages.decoded == report.frames > 0
+    assert stages.encoding >= 0.3 and stages.decoding > 0 and stages.written == report.frames * 6 * 2
+    told = report.to_dict()
+    assert told["rates"]["decode frames/s"] > 0 and told["rates"]["encode frames/s"] > 0
+    assert "the limit: " in str(report) and told["limit"].split()[0] in ("decode", "encode", "write")
+
+
+def test_views_are_the_augmented_frames_of_one_draw_per_video(many: Path, tmp_path: Path):
+    """Each view of each video: decoded alone, augmented by its own draw, encoded."""
+    manifest = manifest_of(*sorted(many.iterdir())[:4])
+    sampling = Sampling(fps=6)
+    report = extract(manifest, tmp_path, encoder=Plain(), sampling=sampling, views=2, progress=False)
+    assert report.done == 4 and report.stages.encoded == 3 * report.frames
+    with FeatureStore.open(tmp_path, expect=fingerprint_of(Plain(), sampling=sampling, views=2)) as store:
+        for row in manifest:
+            alone = get_decoder("pyav").decode(row.path, sampling, size=32)
+            kept = store[row.video_id]
+            assert kept.views is not None
+            for number in (0, 1):
+                images = draw(row.video_id, number).apply(alone.images, 32)
+                assert kept.views[number] == pytest.approx(Plain().encode_images(images), rel=2e-3)
+            assert not np.array_equal(kept.views[0], kept.views[1])
+        assert store.load(views=True, progress=False).views.shape == (2, report.frames, 6)
+    with pytest.raises(StepclipError, match=r"views\.count"):
+        extract(manifest, tmp_path, encoder=Plain(), sampling=sampling, progress=False)
 
 
 def test_a_failed_video_that_was_mended_is_done_in_the_next_run(videos: Path, tmp_path: Path):
@@ -186,7 +256,7 @@ def test_texts_once_each(videos: Path, tmp_path: Path):
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_gives_the_same(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("stepclip.extract.engine.BATCH", 24)
+    monkeypatch.setattr("stepclip.extract.run.BATCH", 24)
     manifest = manifest_of(*sorted(many.iterdir()))
     sampling = Sampling(every=1)
     extract(manifest, tmp_path / "whole", encoder=Plain(), sampling=sampling, progress=False)
