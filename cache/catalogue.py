@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from .errors import StepclipError
 from .files import TEMPORARY, write_atomically
-from .shard import ROWS_CHECK, ROWS_KEY, ROWS_TYPES, ShardRows, read_rows, shard_rows
+from .shard import ROWS_CHECK, ROWS_KEY, ROWS_TYPES, ShardRows, read_rows, rows_checksum, shard_rows
 
 COPY = "rows.parquet"
 _WORTH = 64  # row files that no copy has before a new copy is worth its write
@@ -34,17 +34,23 @@ class Catalogue:
         self.strangers: list[ShardRows] = []  # of another fingerprint
         self.faults: dict[str, str] = {}  # by shard: why its data cannot be read
         self.notes: list[str] = []  # what else lies there
+        self.unread: list[str] = []  # of these: row files that are damaged
         self.where: dict[str, tuple[ShardRows, int]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Look again: what other writers committed, what was compacted or lost."""
+        while not self._refreshed():
+            pass
+
+    def _refreshed(self) -> bool:
+        """False when a row file was removed meanwhile: what it held lies in a newer shard."""
         there = _listing(self.folder / "shards")
         wanted = [name for name in there if name.endswith(".parquet") and not name.startswith(".")]
         if not self._known and len(wanted) >= _WORTH:
             self._known = read_copy(self.folder)
             self._copied = set(self._known)
-        self.notes, self.faults, self.strangers = [], {}, []
+        self.notes, self.unread, self.faults, self.strangers = [], [], {}, []
         shards = []
         known = {}
         for name in sorted(there):
@@ -58,7 +64,10 @@ class Catalogue:
                     try:
                         rows = read_rows(self.folder / "shards" / name)
                     except StepclipError as error:
+                        if not (self.folder / "shards" / name).exists():
+                            return False
                         self.notes.append(error.found)
+                        self.unread.append(error.found)
                         continue
                 known[name] = (there[name], rows)
                 if rows.digest != self.digest:
@@ -74,7 +83,22 @@ class Catalogue:
         self._known = known
         shards.sort(key=lambda rows: (rows.name not in self.faults, rows.committed, rows.name))
         self.shards = shards
-        self.where = {video_id: (rows, row) for rows in shards for row, video_id in enumerate(rows.ids)}
+        self.where = {
+            rows.ids[row]: (rows, row) for rows, first, last in self._by_age() for row in range(first, last)
+        }
+        return True
+
+    def _by_age(self) -> Iterator[tuple[ShardRows, int, int]]:
+        """All videos in the order of their commits, as (shard, rows from, rows to); damaged shards first."""
+        runs = []
+        for rows in self.shards:
+            first = 0
+            for count, committed in rows.runs:
+                key = (rows.name not in self.faults, committed, rows.name, first)
+                runs.append((key, rows, first + count))
+                first += count
+        for key, rows, last in sorted(runs, key=lambda run: run[0]):
+            yield rows, key[-1], last
 
     @property
     def lost(self) -> list[str]:
@@ -104,7 +128,20 @@ class Catalogue:
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Each file's size and time."""
+    """Each file's size and time.
+
+    One look may miss a shard that is made while it goes on, and also the smaller ones that it took the place
+    of, if they are gone when their turn comes. Two looks, of which the second lacks nothing, cannot.
+    """
+    before = _look(folder)
+    while True:
+        now = _look(folder)
+        if all(name in now or name.startswith(".") for name in before):
+            return now
+        before = now
+
+
+def _look(folder: Path) -> dict[str, tuple[int, int]]:
     try:
         with os.scandir(folder) as entries:
             found = {}
@@ -141,6 +178,8 @@ def write_copy(folder: Path, known: dict[str, tuple[tuple[int, int], ShardRows]]
             "times_at": rows.places[1],
             "views_at": rows.places[2],
             "committed": rows.committed,
+            "runs": rows.runs,
+            "head_crc32": rows.head,
         }
         for name, (stamp, rows) in known.items()
     ]
@@ -158,7 +197,8 @@ def write_copy(folder: Path, known: dict[str, tuple[tuple[int, int], ShardRows]]
         "source": pa.array(flat(rows.sources for rows in every), pa.string()),
     }
     said = json.dumps(shards).encode()
-    table = pa.table(columns).replace_schema_metadata({ROWS_KEY: said, ROWS_CHECK: str(zlib.crc32(said))})
+    check = str(zlib.crc32(said, rows_checksum(*(column.to_pylist() for column in columns.values()))))
+    table = pa.table(columns).replace_schema_metadata({ROWS_KEY: said, ROWS_CHECK: check})
     with write_atomically(folder / COPY) as file:
         pq.write_table(table, file, write_page_checksum=True)
 
@@ -172,9 +212,9 @@ def read_copy(folder: Path) -> dict[str, tuple[tuple[int, int], ShardRows]]:
         with open(folder / COPY, "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read(use_threads=False)
         said = table.schema.metadata[ROWS_KEY]
-        if int(table.schema.metadata[ROWS_CHECK]) != zlib.crc32(said):
-            return {}
         columns = [table[key].to_pylist() for key in ROWS_TYPES]
+        if int(table.schema.metadata[ROWS_CHECK]) != zlib.crc32(said, rows_checksum(*columns)):
+            return {}
         shards = json.loads(said)
         ends = list(accumulate((about["videos"] for about in shards), initial=0))
         return {

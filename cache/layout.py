@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,18 +25,23 @@ from .fingerprint import Fingerprint
 from .shard import READABLE, SCHEMA
 
 LOCK = ".lock"  # held while one of the files that all writers share is changed
+UPKEEP = ".upkeep"  # locked by whoever moves videos from shard to shard: a merge, a compaction
 _log = logging.getLogger("stepclip")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a video is not in the cache. `reason` is a short slug: missing-file, no-video-stream, truncated."""
+    """Why a video is not in the cache. `reason` is a short slug: missing-file, no-video-stream, truncated.
+
+    `source`: the file that failed, as `Source.json`; "" where there was none.
+    """
 
     video_id: str
     path: str
     reason: str
     detail: str = ""
     attempts: int = 1
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,13 @@ class CacheInfo:
                 "cache.views": self.views,
             }
         )
+
+
+def cache_folder(path: str | os.PathLike[str]) -> Path:
+    """`path` itself, or its folder `features` when the cache is there."""
+    folder = Path(path)
+    inner = folder / "features"
+    return inner if not (folder / "cache.json").exists() and (inner / "cache.json").exists() else folder
 
 
 def read_about(folder: Path) -> CacheInfo | None:

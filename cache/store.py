@@ -20,7 +20,7 @@ from .catalogue import Catalogue
 from .errors import StepclipError, nearest
 from .files import TEMPORARY
 from .fingerprint import Fingerprint
-from .layout import CacheInfo, Failure, read_about, read_failures
+from .layout import CacheInfo, Failure, cache_folder, read_about, read_failures
 from .shard import SCHEMA, Mapped, ShardRows, map_shard
 from .source import Source
 from .texts import TextTable, known_kind, read_texts
@@ -61,7 +61,11 @@ class FeatureStore:
         self._where = {video_id: catalogue.where[video_id] for video_id in self.video_ids}
         # all that is unreadable, half-written or lost, in words
         self.problems: tuple[str, ...] = (*catalogue.notes, *catalogue.lost)
-        self._maps: dict[str, Mapped] = {}
+        # videos whose only copy lies in a shard that is cut or gone
+        self.damaged: frozenset[str] = frozenset(
+            video_id for video_id, (rows, _) in self._where.items() if rows.name in catalogue.faults
+        )
+        self._maps: dict[tuple[str, int], Mapped] = {}  # by name and commit: a name may be taken again
         self._text: dict[str, TextTable] | None = None
 
     @classmethod
@@ -72,9 +76,7 @@ class FeatureStore:
         key by key), or when it is of another schema. A damaged shard raises when one of its videos is asked
         for, not here.
         """
-        folder = Path(path)
-        if not (folder / "cache.json").exists() and (folder / "features" / "cache.json").exists():
-            folder = folder / "features"
+        folder = cache_folder(path)
         about = read_about(folder)
         if about is None:
             there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) if folder.is_dir() else ""
@@ -149,7 +151,7 @@ class FeatureStore:
             raise StepclipError(
                 f"the cache {self.path} holds no augmented views", "a cache extracted with views"
             )
-        for attempt in (1, 2):
+        while True:
             places = [self._find(video_id) for video_id in ids]
             offsets = np.zeros(len(ids) + 1, np.int64)
             np.cumsum([rows.frames[row] for rows, row in places], out=offsets[1:])
@@ -167,7 +169,7 @@ class FeatureStore:
                         copies[:, target] = mapped.views[:, source]
                 break
             except StepclipError:
-                if attempt == 2 or not self._moved(ids):
+                if not self._moved(ids, places):
                     raise
         packed = PackedFeatures(
             torch.from_numpy(features),
@@ -199,35 +201,42 @@ class FeatureStore:
 
     def _place(self, video_id: str) -> tuple[Mapped, int, ShardRows, int]:
         """(its shard's arrays, its first frame there, its shard, its row)."""
-        rows, row = self._find(video_id)
-        try:
-            mapped = self._map(rows)
-        except StepclipError:
-            if not self._moved((video_id,)):
-                raise
+        while True:
             rows, row = self._find(video_id)
-            mapped = self._map(rows)
-        return mapped, rows.first[row], rows, row
+            try:
+                return self._map(rows), rows.first[row], rows, row
+            except StepclipError:
+                if not self._moved((video_id,), ((rows, row),)):
+                    raise
 
     def _map(self, rows: ShardRows) -> Mapped:
-        mapped = self._maps.get(rows.name)
+        mapped = self._maps.get(rows.key)
         if mapped is None:
             # a map holds a file descriptor; views already handed out stay valid
             while len(self._maps) >= _most_maps():
                 self._maps.pop(next(iter(list(self._maps))), None)
             # two threads may both get here: both maps are good, the first one is kept
-            mapped = self._maps.setdefault(rows.name, map_shard(rows))
+            mapped = self._maps.setdefault(rows.key, map_shard(rows))
         return mapped
 
-    def _moved(self, video_ids: Sequence[str]) -> bool:
-        """Look where the videos lie now: a compaction or a repair may have moved them since."""
+    def _moved(self, video_ids: Sequence[str], places: Sequence[tuple[ShardRows, int]]) -> bool:
+        """Look where the videos lie now, for a compaction or a repair may have moved them since.
+
+        Whether one of them is not at the place any more where it was not found.
+        """
         catalogue = Catalogue(self.path, self.fingerprint.digest)
-        before = {self._where[video_id][0].name for video_id in video_ids}
         self._where.update(
             {video_id: place for video_id, place in catalogue.where.items() if video_id in self._where}
         )
         self._catalogue = catalogue
-        return before != {self._where[video_id][0].name for video_id in video_ids}
+        there = {rows.key for rows in catalogue.shards}
+        for key in list(self._maps):
+            if key not in there:
+                self._maps.pop(key, None)  # so that the disk has its room back
+        return any(
+            self._where[video_id][0].key != rows.key
+            for video_id, (rows, _) in zip(video_ids, places, strict=True)
+        )
 
     # ---- texts
 

@@ -1,7 +1,8 @@
 """Writing the feature cache: one shard in memory, then its data file, then its rows, which are the commit.
 
-A `kill -9`, a full disk or a lost machine costs at most the shard in flight. Several processes write into one
-folder, each with a writer of its own.
+While a shard is written, the next one is collected. A `kill -9`, a full disk or a lost machine costs at most
+the shard in flight and what was collected meanwhile. Several processes write into one folder, each with a
+writer of its own.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
-import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from .catalogue import Catalogue
+from .commit import commit_shard, own_name
 from .errors import StepclipError
-from .files import TEMPORARY, locked, write_atomically
+from .files import TEMPORARY, locked
 from .fingerprint import Fingerprint
+from .intake import Room, check_name, checked_video, refused
 from .layout import (
     LOCK,
     CacheInfo,
@@ -30,7 +34,7 @@ from .layout import (
     write_about,
     write_failures,
 )
-from .shard import SCHEMA, Video, shard_image, write_rows
+from .shard import SCHEMA, Video
 from .source import Source
 from .texts import TextTable, known_kind, read_texts, write_texts
 
@@ -39,6 +43,15 @@ __all__ = ["FeatureWriter"]
 SHARD_BYTES = 64 << 20  # a shard is also full at this size, so that long videos do not fill the memory
 _log = logging.getLogger("stepclip")
 _DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Flight:
+    """A shard that is being written: its videos, the memory they lie in, and how it ends."""
+
+    videos: dict[str, Video]
+    room: Room
+    written: Future[Path]
 
 
 class FeatureWriter:
@@ -64,8 +77,7 @@ class FeatureWriter:
                 f"a cache of dim {dim}, dtype {dtype}, {views} views, {shard_videos} videos per shard",
                 f"a positive dim and shard size, 0 views or more, dtype {' or '.join(_DTYPES)}",
             )
-        host = re.sub(r"[^A-Za-z0-9]+", "", socket.gethostname())[:16] or "host"
-        self.name = name or f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = name or own_name()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise StepclipError(f"'{self.name}' cannot name a shard", "letters, digits, '.', '_' and '-'")
         self.path = Path(path)
@@ -73,17 +85,19 @@ class FeatureWriter:
         self.shard_videos = shard_videos
         self._about = CacheInfo(fingerprint, dim, self.dtype, views)
         self._process = os.getpid()
-        self._number = 0
+        self._numbers = count()
         self._waiting: dict[str, Video] = {}
+        self._bytes = 0  # of the features that wait
+        self._flight: _Flight | None = None
+        self._room, self._spare = self._new_room(), self._new_room()  # where the features lie that wait
+        self._pool = ThreadPoolExecutor(1, "stepclip-writer")
         self._closed = False
         self._catalogue = Catalogue(self.path, fingerprint.digest)
         self._claim_folder()
         self._done = self._catalogue.intact()
-        for problem in self._catalogue.notes:
+        for problem in (*self._catalogue.notes, *self._catalogue.lost):
             if TEMPORARY not in problem:  # most likely another writer at work
-                _log.warning("%s: %s; what it held is done again", self.path, problem)
-        for fault in self._catalogue.faults.values():
-            _log.warning("%s: what it held is done again", fault)
+                _log.warning("%s: %s; what it held counts as missing", self.path, problem)
 
     def _claim_folder(self) -> None:
         about = read_about(self.path)
@@ -108,8 +122,12 @@ class FeatureWriter:
         if about is not None and about.schema < SCHEMA:
             write_about(self.path, self._about, self.name)  # an older StepCLIP would not see the new shards
 
+    def _new_room(self) -> Room:
+        return Room(self.dtype, 2 * SHARD_BYTES)
+
     def done(self) -> set[str]:
         """The ids that any writer committed, in shards whose file is there in full."""
+        self._land()
         self._catalogue.refresh()
         return self._catalogue.intact()
 
@@ -135,79 +153,27 @@ class FeatureWriter:
 
         views (V, T, D): the augmented copies, in a cache that keeps them; source: the file they are of;
         replace: take it although the video is there, whose newest features count then. Every full shard is
-        committed on the way. Raises StepclipError, and takes nothing, when the shape is wrong, a value is not
-        finite in the cache's dtype, a row is all zero, times do not increase, or the video is there already.
+        committed on the way, while the next videos are taken; that it could not be written is raised by a
+        later add, commit or close. Raises StepclipError, and takes nothing, when the shape is wrong, a value
+        is not finite in the cache's dtype, a row is all zero, times do not increase, or the video is there.
         """
         self._alive()
-        if video_id in self._waiting or (video_id in self._done and not replace):
-            raise _refused(
+        if self._flight is not None and self._flight.written.done():
+            self._land()
+        flying = self._flight is not None and video_id in self._flight.videos
+        if video_id in self._waiting or ((flying or video_id in self._done) and not replace):
+            raise refused(
                 video_id,
                 "this video is in the cache already",
                 "each video once (done() says which are there)",
             )
-        video = self._checked(video_id, features, times, duration, views, source)
+        video = checked_video(
+            self._room, self.dim, self.views, video_id, features, times, duration, views, source
+        )
         self._waiting[video_id] = video
-        if (
-            len(self._waiting) >= self.shard_videos
-            or sum(v.features.nbytes * (1 + self.views) for v in self._waiting.values()) >= SHARD_BYTES
-        ):
-            self.commit()
-
-    def _checked(
-        self,
-        video_id: str,
-        features: np.ndarray,
-        times: np.ndarray,
-        duration: float,
-        views: np.ndarray | None,
-        source: Source | None,
-    ) -> Video:
-        def fault(found: str, expected: str) -> StepclipError:
-            return _refused(video_id, found, expected)
-
-        _storable(video_id)
-        given = np.asarray(features)
-        if given.ndim != 2 or given.shape[1] != self.dim or not len(given) or given.dtype.kind != "f":
-            raise fault(
-                f"shape {given.shape} of {given.dtype}",
-                f"floats of shape (frames, {self.dim}), 1 frame or more",
-            )
-        kept = self._storable_rows(given, fault)
-        copies = None
-        if self.views or views is not None:
-            others = np.empty((0, 0, 0)) if views is None else np.asarray(views)
-            if others.shape != (self.views, *given.shape) or others.dtype.kind != "f":
-                raise fault(
-                    f"views of shape {None if views is None else others.shape}",
-                    f"floats of shape {(self.views, *given.shape)}"
-                    if self.views
-                    else "no views in this cache",
-                )
-            copies = self._storable_rows(others, fault)
-        stamps = np.array(times, np.float64)
-        if stamps.shape != (len(kept),) or not np.isfinite(stamps).all():
-            raise fault(f"times of shape {stamps.shape}", f"{len(kept)} finite times, one per row")
-        if (falls := np.diff(stamps) <= 0).any():
-            at = int(np.argmax(falls))
-            raise fault(
-                f"times {stamps[at]:g}, {stamps[at + 1]:g} (frame {at + 1})", "strictly increasing times"
-            )
-        seconds = float(duration)
-        if not np.isfinite(seconds) or seconds < 0:
-            raise fault(f"a duration of {seconds:g} s", "a finite duration from 0")
-        return Video(video_id, kept, stamps, seconds, copies, source)
-
-    def _storable_rows(self, given: np.ndarray, fault: Callable[[str, str], StepclipError]) -> np.ndarray:
-        """A copy in the cache's dtype, each row finite and not all zero."""
-        with np.errstate(over="ignore"):
-            kept = np.array(given, self.dtype, order="C")
-        if not (finite := np.isfinite(kept).all(axis=-1)).all():
-            at = np.argwhere(~finite)[0]
-            raise fault(f"row {at[-1]} is not finite as {self.dtype}", "finite numbers")
-        if not (present := kept.any(axis=-1)).all():
-            at = np.argwhere(~present)[0]
-            raise fault(f"row {at[-1]} is all zero", "features of a frame in every row")
-        return kept
+        self._bytes += video.nbytes
+        if len(self._waiting) >= self.shard_videos or self._bytes >= SHARD_BYTES:
+            self._take_off()
 
     def commit(self) -> None:
         """Write what waits as one shard: its data, then its rows. Once it returns, nothing of it can be lost.
@@ -216,45 +182,37 @@ class FeatureWriter:
         counts.
         """
         self._alive()
+        self._take_off()
+        self._land()
+
+    def _take_off(self) -> None:
+        """Begin to write what waits, in the background; one shard is in flight at a time."""
+        self._land()
         if not self._waiting:
             return
-        videos = list(self._waiting.values())
         # later than all that is there: what replaces a video counts, whatever other clocks say
         now = max(time.time_ns(), self._catalogue.newest() + 1)
-        about = {**self._about.account(self.name), "committed": now}
-        image, places = shard_image({**about, "fingerprint": self.fingerprint.json}, videos)
-        shard = self._place(image)
-        frames = [len(video.features) for video in videos]
-        rows = {
-            "video_id": [video.video_id for video in videos],
-            "first": np.cumsum([0, *frames])[:-1],
-            "frames": frames,
-            "duration": [video.duration for video in videos],
-            "crc32": [video.checksum() for video in videos],
-            "source": [video.source.json if video.source else None for video in videos],
-        }
-        try:
-            write_rows(shard.with_suffix(".parquet"), {**about, **places, "bytes": len(image)}, rows)
-        except BaseException:
-            shard.unlink(missing_ok=True)  # data without rows would only take up room
-            raise
-        self._done |= self._waiting.keys()
-        self._waiting = {}
-        self._forgive({video.video_id for video in videos})
+        videos = list(self._waiting.values())
+        written = self._pool.submit(
+            commit_shard, self.path, self.name, self._numbers, self._about, videos, now
+        )
+        self._flight = _Flight(self._waiting, self._room, written)
+        self._waiting, self._bytes, self._room, self._spare = {}, 0, self._spare, self._new_room()
 
-    def _place(self, image: memoryview) -> Path:
-        """Put the data under the next free name; two writers of one name never share a shard."""
-        while True:
-            shard = self.path / "shards" / f"{self.name}-{self._number:05d}.h5"
-            self._number += 1
-            if shard.exists() or shard.with_suffix(".parquet").exists():
-                continue
-            try:
-                with write_atomically(shard, exclusive=True) as file:
-                    file.write(image)
-                return shard
-            except FileExistsError:
-                continue
+    def _land(self) -> None:
+        """Wait for the shard in flight. What went wrong with it is raised here, and its videos wait again."""
+        if (flight := self._flight) is None:
+            return
+        wait([flight.written])  # an interrupt leaves it in flight
+        self._flight = None
+        if error := flight.written.exception():
+            self._waiting = flight.videos | self._waiting
+            self._bytes = sum(video.nbytes for video in self._waiting.values())
+            raise error
+        flight.room.clear()
+        self._spare = flight.room
+        self._done |= flight.videos.keys()
+        self._forgive(set(flight.videos))
 
     # ---- texts
 
@@ -278,7 +236,7 @@ class FeatureWriter:
         if not np.isfinite(kept).all():
             raise StepclipError(f"the features of a {kind} are not finite", "finite numbers")
         for string in strings:
-            _storable(string)
+            check_name(string)
         with locked(self.path / LOCK):
             tables = self._texts(put_aside=True)
             rows = {string: row for row, string in reversed(list(enumerate(strings)))}
@@ -337,6 +295,7 @@ class FeatureWriter:
         if not self._closed:
             self.commit()
             self._closed = True
+            self._pool.shutdown()
             self._catalogue.refresh()
             self._catalogue.keep_copy()
 
@@ -358,19 +317,3 @@ class FeatureWriter:
         except StepclipError:
             if error is None:
                 raise
-
-
-def _refused(video_id: str, found: str, expected: str) -> StepclipError:
-    return StepclipError(f"the features of '{video_id}' are refused: {found}", expected)
-
-
-def _storable(text: str) -> None:
-    if (
-        not isinstance(text, str)
-        or not text
-        or "\0" in text
-        or any("\ud800" <= letter <= "\udfff" for letter in text)
-    ):
-        raise StepclipError(
-            f"{text!r:.80} cannot be kept as a name or text", "text that is not empty, without NUL"
-        )

@@ -273,10 +273,10 @@ def test_a_shard_is_committed_when_it_is_full(
     writer = FeatureWriter(tmp_path, tools.fingerprint, dim=12, shard_videos=2)
     for count, expected in enumerate([0, 2, 2, 4], 1):
         writer.add(f"v{count}", np.ones((1, 12)), np.zeros(1), 1)
-        assert len(FeatureStore.open(tmp_path)) == len(writer.done()) == expected
+        assert len(writer.done()) == len(FeatureStore.open(tmp_path)) == expected
     monkeypatch.setattr("stepclip.cache.writer.SHARD_BYTES", 1000)
     writer.add("long", np.ones((100, 12)), np.arange(100), 100)
-    assert "long" in FeatureStore.open(tmp_path)
+    assert "long" in writer.done() and "long" in FeatureStore.open(tmp_path)
     writer.close()
     writer.close()
     for late in (lambda: writer.add("x", np.ones((1, 12)), np.zeros(1), 1), writer.commit):
@@ -459,6 +459,7 @@ def test_writers_of_one_name_never_share_a_shard(tmp_path: Path, tools: Any) -> 
     )
     for number in range(4):
         (one if number % 2 else two).add(f"v{number}", np.full((1, 12), number + 1.0), np.zeros(1), 1)
+        (one if number % 2 else two).commit()
     store = FeatureStore.open(tmp_path)
     assert [float(store[f"v{number}"].features[0, 0]) for number in range(4)] == [1, 2, 3, 4]
     assert sorted(path.name for path in (tmp_path / "shards").glob("*.h5")) == [
