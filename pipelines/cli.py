@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..cache.errors import StepclipError
+from .cachecli import cache_app
+from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of
 
 app = typer.Typer(
     name="stepclip",
@@ -22,28 +24,10 @@ app = typer.Typer(
 index_app = typer.Typer(help="The search index of a run.", no_args_is_help=True)
 recipes_app = typer.Typer(help="The recipes of training runs.")
 encoder_app = typer.Typer(help="The embedded encoder: train it anew, see what it is.", no_args_is_help=True)
-cache_app = typer.Typer(help="The feature cache of a dataset.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(cache_app, name="cache")
 app.add_typer(encoder_app, name="encoder")
-
-Root = Annotated[
-    Path,
-    typer.Option(
-        "--root",
-        help="Where data/, runs/ and indexes/ lie.",
-        envvar="STEPCLIP_ROOT",
-        show_default="the current folder",
-    ),
-]
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", help="Its name; may be left out where there is one.")
-]
-Run = Annotated[str | None, typer.Option("--run", help="Its name; may be left out where there is one.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-HERE = Path(".")
 
 
 def _version(wanted: bool) -> None:
@@ -74,7 +58,7 @@ def demo(
     """Videos to answers on the synthetic bench: render, extract, train, evaluate, search, report."""
     from .demo import run_demo
 
-    run_demo(_layout(root), people=people, seed=seed, device=device, progress=not quiet)
+    run_demo(layout_of(root), people=people, seed=seed, device=device, progress=not quiet)
 
 
 @app.command()
@@ -119,15 +103,51 @@ def extract(
     fps: Annotated[float | None, typer.Option(help="Frames per second to keep.", show_default="4")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Or: this many frames of each video.")] = None,
     every: Annotated[int | None, typer.Option(min=1, help="Or: every n-th frame.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Or: every frame.")] = False,
+    weaksvr: Annotated[
+        str | None,
+        typer.Option(help="Or: WeakSVR's 16 segments: test (its 48 frames), or a number of each segment."),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Augmented copies of every frame (crop, flip, colour), for CARL.", show_default="0"
+        ),
+    ] = None,
     paragraphs: Annotated[
         str | None,
         typer.Option(help="Scripts over 77 tokens: cut, sentences or chunks.", show_default="chunks"),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", show_default="auto")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Features as float16 or float32.", show_default="float16")
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="The encoder through torch.compile; worth it on a GPU.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="Keep it as data/NAME; default: the dataset's name.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed videos again, but those that failed often.")
+    ] = False,
+    retry_failed_for: Annotated[
+        list[str] | None,
+        typer.Option(help="Try again those that failed for this reason. May be repeated."),
+    ] = None,
+    max_attempts: Annotated[
+        int, typer.Option(min=1, help="After so many, --retry-failed leaves a video alone.")
+    ] = 3,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more videos fail than this.")
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="By dask workers: local, local:N, or a scheduler's address (tcp://...)."),
+    ] = None,
     root: Root = HERE,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -135,17 +155,23 @@ def extract(
     """Stage 1: videos and scripts to a feature cache. Run it again to go on where it stopped.
 
     Options not given are those of the last extraction of the same name. A video that cannot be read is
-    listed with its reason and the rest goes on; the exit code is 2 only when not one could be read.
+    listed with its reason and the rest goes on; it is tried again when its file changes or --retry-failed
+    says so. The exit code is 2 only when not one could be read.
     """
+    from ..extract.todo import Retry
     from .stages import extract_stage
 
     done = extract_stage(
-        _layout(root),
+        layout_of(root),
         dataset,
         name,
         device=device,
         workers=workers,
         progress=not quiet,
+        retry=Retry(retry_failed, tuple(retry_failed_for or ()), max_attempts),
+        max_failures=max_failures,
+        compile=compile_,
+        dask=dask,
         videos=videos,
         annotations=annotations,
         manifest=manifest,
@@ -154,19 +180,23 @@ def extract(
         fps=fps,
         frames=frames,
         every=every,
+        all=all_ or None,
+        weaksvr=weaksvr,
+        views=views,
         paragraphs=paragraphs,
         precision=precision,
+        dtype=dtype,
     )
-    console = _console()
+    out = console()
     for note in done.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    console.print(done.report)
+        out.print(f"note: {note}", markup=False, highlight=False)
+    out.print(done.report)
     if done.missing:
-        console.print(
+        out.print(
             f"{len(done.missing)} videos of the annotations were not found: {done.paths.missing}",
             markup=False,
         )
-    console.print(f"features: {done.paths.features}", markup=False, highlight=False)
+    out.print(f"features: {done.paths.features}", markup=False, highlight=False)
     if not done.report.done + done.report.skipped:
         raise StepclipError(
             f"not one of {done.report.inputs} videos could be read; the table above says why",
@@ -202,7 +232,7 @@ def train(
 
     overrides = list(set_ or []) + ([] if seed is None else [f"seed={seed}"])
     _, result = train_stage(
-        _layout(root),
+        layout_of(root),
         dataset,
         recipe,
         run,
@@ -212,7 +242,7 @@ def train(
         device=device,
         progress=not quiet,
     )
-    _console().print(str(result), markup=False, highlight=False)
+    console().print(str(result), markup=False, highlight=False)
 
 
 @app.command(name="eval")
@@ -230,12 +260,10 @@ def eval_(
     """Stage 3: a run against its controls: verification, retrieval, step localisation, and an HTML report."""
     from .stages import eval_stage
 
-    paths, results = eval_stage(_layout(root), dataset, run, split, device=device, progress=not quiet)
-    console = _console()
-    results.print(console)
-    console.print(
-        f"saved: {paths.folder}/results.json, results.md, report.html", markup=False, highlight=False
-    )
+    paths, results = eval_stage(layout_of(root), dataset, run, split, device=device, progress=not quiet)
+    out = console()
+    results.print(out)
+    out.print(f"saved: {paths.folder}/results.json, results.md, report.html", markup=False, highlight=False)
 
 
 @app.command()
@@ -250,7 +278,7 @@ def report(
     """Evaluate and write runs/RUN/report.html: tables, curves, timelines in one file."""
     from .stages import eval_stage
 
-    paths, _ = eval_stage(_layout(root), dataset, run, split, device=device, progress=not quiet)
+    paths, _ = eval_stage(layout_of(root), dataset, run, split, device=device, progress=not quiet)
     typer.echo(paths.folder / "report.html")
 
 
@@ -271,7 +299,7 @@ def search(
     """Which video, and when. Builds the index on first use."""
     from .stages import search_stage
 
-    answers = search_stage(_layout(root), text, dataset, run, top, by, encoder=encoder, device=device)
+    answers = search_stage(layout_of(root), text, dataset, run, top, by, encoder=encoder, device=device)
     if json_:
         import json
 
@@ -279,7 +307,7 @@ def search(
         return
     from .inventory import answers_table
 
-    _console().print(answers_table(text, answers))
+    console().print(answers_table(text, answers))
 
 
 @index_app.command("build")
@@ -293,7 +321,7 @@ def index_build(
     """Build the index anew, in place of an earlier one."""
     from .stages import index_stage
 
-    typer.echo(index_stage(_layout(root), dataset, run, split, device=device))
+    typer.echo(index_stage(layout_of(root), dataset, run, split, device=device))
 
 
 @recipes_app.callback(invoke_without_command=True)
@@ -307,7 +335,7 @@ def recipes_list() -> None:
     """The recipes that come with StepCLIP."""
     from .inventory import recipes_table
 
-    _console().print(recipes_table())
+    console().print(recipes_table())
 
 
 @recipes_app.command("show")
@@ -328,7 +356,7 @@ def backends() -> None:
     """The decoders: which are usable here, and how to install the rest."""
     from .inventory import backends_table
 
-    _console().print(backends_table())
+    console().print(backends_table())
 
 
 @app.command()
@@ -336,18 +364,7 @@ def datasets(root: Root = HERE) -> None:
     """The datasets StepCLIP can read, and those that are extracted here."""
     from .inventory import datasets_table
 
-    _console().print(datasets_table(_layout(root)))
-
-
-@cache_app.command("status")
-def cache_status(dataset: Dataset = None, root: Root = HERE) -> None:
-    """What is extracted, what failed and why, what is missing. Exit code 1 when anything is not there."""
-    from .inventory import status_table
-
-    table, whole = status_table(_layout(root), dataset)
-    _console().print(table)
-    if not whole:
-        raise typer.Exit(1)
+    console().print(datasets_table(layout_of(root)))
 
 
 @encoder_app.command("train")
@@ -381,7 +398,7 @@ def encoder_train(
         device=device,
     )
     pretrain(out, how, clips=clips, workers=workers, overwrite=overwrite, progress=not quiet)
-    _console().print(card_table(str(out)))
+    console().print(card_table(str(out)))
 
 
 @encoder_app.command("card")
@@ -391,20 +408,7 @@ def encoder_card(
     """What an encoder is, what it was trained on, and its zero-shot accuracy."""
     from .inventory import card_table
 
-    _console().print(card_table(name))
-
-
-def _layout(root: Path) -> Any:
-    from .paths import Layout
-
-    return Layout(root.expanduser())
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # a pipe or a log file gets whole lines, not those of an 80-column terminal
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    console().print(card_table(name))
 
 
 def main() -> int:

@@ -46,6 +46,11 @@ class DatasetPaths:
         return self.folder / "missing.txt"
 
     @property
+    def extra(self) -> Path:
+        """What a release says beyond the manifest, by video id: frame labels, errors."""
+        return self.folder / "extra.json"
+
+    @property
     def settings(self) -> Path:
         """How the features were asked for, so that later stages need not be told again."""
         return self.folder / "extraction.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cache.errors import StepclipError, nearest
-from ..cache.files import read_json, write_atomically
+from ..cache.files import read_json, write_atomically, write_json
 from .paths import DatasetPaths, Layout, RunPaths, record
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..cache.manifest import Manifest
     from ..evaluate.results import Results
     from ..evaluate.search import Answer
-    from ..extract.engine import ExtractionReport
+    from ..extract.datasets import Loaded
+    from ..extract.engine import ExtractionReport, Retry
     from ..train.trainer import FitResult
 
 DEFAULTS: dict[str, Any] = {
@@ -33,13 +34,17 @@ DEFAULTS: dict[str, Any] = {
     "fps": None,
     "frames": None,
     "every": None,
+    "all": None,
+    "weaksvr": None,
+    "views": 0,
     "paragraphs": "chunks",
     "precision": "auto",
+    "dtype": "float16",
 }
 EMBEDDED_NOTE = (
     "the embedded encoder understands only the synthetic bench; real videos want another --encoder"
 )
-SAMPLING = ("fps", "frames", "every")
+SAMPLING = ("fps", "frames", "every", "all", "weaksvr")
 
 
 @dataclass
@@ -60,14 +65,18 @@ def extract_stage(
     device: str = "auto",
     workers: int | None = None,
     progress: bool = True,
+    retry: Retry | None = None,
+    max_failures: int | None = None,
+    compile: bool = False,
+    dask: str | None = None,
     **options: Any,
 ) -> Extraction:
     """Stage one: videos and scripts to `data/<name>/manifest` and `data/<name>/features`, or on from there.
 
     `dataset` is an adapter's name (`stepclip datasets`) or, with `manifest=FILE`, any name; `name` keeps it
     under another one. `options` are the keys of DEFAULTS; one that is not given is as in the last extraction
-    of this name, so that a second call needs only the name. StepclipError for bad input, before anything is
-    written.
+    of this name, so that a second call needs only the name. `dask`: `local:N` or a scheduler's address, whose
+    workers do it. StepclipError for bad input, before anything is written.
     """
     if unknown := [key for key in options if key not in DEFAULTS]:
         raise TypeError(f"unknown option {unknown[0]!r}")
@@ -76,8 +85,9 @@ def extract_stage(
         name = _name_from(given["manifest"])
     kept_as = name or dataset
     paths = layout.dataset(kept_as) if kept_as else layout.choose_dataset(None)
-    settings = _settings(paths, dataset, given)
-    loaded, missing, notes = _load(layout, paths, settings)
+    settings = settings_of(paths, dataset, given)
+    release = _load(layout, paths, settings)
+    loaded, missing, notes = release.manifest, list(release.missing), list(release.notes)
     sampling = _sampling(settings)
     from ..extract.paragraphs import MODES
 
@@ -89,23 +99,33 @@ def extract_stage(
     from ..extract.engine import extract, fingerprint_of
 
     get_decoder(settings["decoder"])  # one that cannot be used is told before anything is written
-    encoder = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
-    fingerprint = fingerprint_of(encoder, settings["decoder"], sampling, settings["paragraphs"])
+    encoder = load_encoder(
+        settings["encoder"], device=device, precision=settings["precision"], compile=compile and not dask
+    )
+    making: dict[str, Any] = {
+        "decoder": settings["decoder"],
+        "sampling": sampling,
+        "paragraph_mode": settings["paragraphs"],
+        "dtype": settings["dtype"],
+        "views": settings["views"],
+    }
+    fingerprint = fingerprint_of(encoder, **making)
     _refuse_another_way(paths, fingerprint)
     _refuse_other_videos(paths, loaded)
 
     loaded.write(paths.manifest)
+    if release.extra:
+        write_json(paths.extra, release.extra)
     record(paths.settings, **settings | {"precision": encoder.precision})
-    report = extract(
-        loaded,
-        paths.features,
-        encoder=encoder,
-        decoder=settings["decoder"],
-        sampling=sampling,
-        paragraph_mode=settings["paragraphs"],
-        workers=workers,
-        progress=progress,
-    )
+    common: dict[str, Any] = {"retry": retry, "max_failures": max_failures, "workers": workers}
+    common |= {"progress": progress, **making}
+    if dask is None:
+        report = extract(loaded, paths.features, encoder=encoder, **common)
+    else:
+        from ..extract.fleet import EncoderSpec, extract_on_dask
+
+        spec = EncoderSpec(settings["encoder"], device, settings["precision"], compile)
+        report = extract_on_dask(loaded, paths.features, dask, encoder=spec, **common)
     if settings["encoder"] == "embedded" and settings["dataset"] != "benchlab":
         notes.append(EMBEDDED_NOTE)
     with write_atomically(paths.missing, "w") as file:
@@ -241,7 +261,7 @@ def search_stage(
     folder = layout.index(chosen.name)
     if _index_is_old(folder, paths, chosen):
         index_stage(layout, paths.name, chosen.name, device=device)
-    settings = _settings(paths, None, {} if encoder is None else {"encoder": encoder})
+    settings = settings_of(paths, None, {} if encoder is None else {"encoder": encoder})
     loaded = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
     return SearchIndex.open(folder).search(text, loaded, top, by)
 
@@ -267,7 +287,7 @@ def _name_from(manifest: str | os.PathLike[str]) -> str:
     )
 
 
-def _settings(paths: DatasetPaths, dataset: str | None, given: dict[str, Any]) -> dict[str, Any]:
+def settings_of(paths: DatasetPaths, dataset: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """The options of this extraction: those given, else those of the last one, else the defaults."""
     from ..extract.encoders import NAMES
 
@@ -290,14 +310,15 @@ def _sampling(settings: dict[str, Any]) -> Any:
     given = {key: settings[key] for key in SAMPLING if settings[key] is not None}
     if len(given) > 1:
         raise StepclipError(
-            f"{' and '.join('--' + key for key in given)} together", "one of --fps, --frames, --every"
+            f"{' and '.join('--' + key for key in given)} together",
+            "one of " + ", ".join("--" + key for key in SAMPLING),
         )
+    if str(given.get("weaksvr", "")).isdecimal():
+        given["weaksvr"] = int(given["weaksvr"])
     return Sampling(**{**dict.fromkeys(SAMPLING), **given}) if given else Sampling()
 
 
-def _load(
-    layout: Layout, paths: DatasetPaths, settings: dict[str, Any]
-) -> tuple[Manifest, list[str], list[str]]:
+def _load(layout: Layout, paths: DatasetPaths, settings: dict[str, Any]) -> Loaded:
     """The manifest of a dataset, from the user's file, its adapter, or what an earlier extraction kept."""
     from ..extract.datasets import DATASETS, load_dataset
 
@@ -317,7 +338,7 @@ def _load(
             f"a known one ({', '.join(DATASETS)}), or --manifest FILE with your own videos",
             f"stepclip extract --dataset {dataset} --manifest videos.csv",
         )
-    return loaded.manifest, list(loaded.missing), list(loaded.notes)
+    return loaded
 
 
 def _refuse_another_way(paths: DatasetPaths, asked: Fingerprint) -> None:

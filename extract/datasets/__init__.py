@@ -19,7 +19,7 @@ from .pennaction import load_pennaction
 from .pouring import load_pouring
 from .youcook2 import load_youcook2
 
-__all__ = ["DATASETS", "Loaded", "load_dataset"]
+__all__ = ["ABOUT", "DATASETS", "Loaded", "load_dataset"]
 
 
 def load_manifest(videos: Path | None, annotations: Path | None) -> Loaded:
@@ -61,6 +61,23 @@ DATASETS: dict[str, Loader] = {
     "gtea": load_gtea,
     "manifest": load_manifest,
     "benchlab": load_benchlab,
+}
+
+
+# what each is, where its annotation files come from, for `stepclip datasets`
+ABOUT = {
+    "csv": ("chemistry, 70 procedures of 14 tasks, people disjoint", "SVIP's or WeakSVR's repository"),
+    "diving48": ("dives of four steps", "SVIP's or WeakSVR's repository"),
+    "coin": ("YouTube instructions of 36 tasks; or the whole of COIN", "as csv; COIN.json of its page"),
+    "youcook2": ("cooking, a sentence and a segment per step", "the data set's page"),
+    "crosstask": ("YouTube instructions of 18 tasks, and 65 related", "DmZhukov/CrossTask on GitHub"),
+    "captaincook4d": ("cooking with errors, and where", "CaptainCook4D/annotations on GitHub"),
+    "pennaction": ("13 sports actions, a phase per frame", "CARL's folder penn_action, or TCC's labels"),
+    "pouring": ("pouring, a phase per frame", "CARL's folder pouring"),
+    "finegym": ("gymnastics, an element per frame", "CARL's folder finegym, or FineGym's files"),
+    "gtea": ("kitchen, features alone: stepclip cache import", "MS-TCN's release, or an .npz"),
+    "manifest": ("your own videos: --manifest FILE", "a CSV, TSV, JSONL or Parquet of video,steps"),
+    "benchlab": ("the synthetic bench", "stepclip benchlab, stepclip demo"),
 }
 
 

@@ -236,3 +236,9 @@ def test_names_and_nothing():
             load_dataset(name)
     with pytest.raises(StepclipError, match="stepclip benchlab"):
         load_dataset("benchlab", "/no/such/place")
+
+
+def test_every_data_set_says_what_it_is():
+    from stepclip.extract.datasets import ABOUT, DATASETS
+
+    assert ABOUT.keys() == DATASETS.keys() and all(what and where for what, where in ABOUT.values())

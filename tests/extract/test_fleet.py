@@ -132,6 +132,7 @@ def test_a_killed_worker_costs_its_groups_second_try(
         assert sum(len(rows.ids) for rows in store._catalogue.shards) == 12  # none twice
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_a_clear_error(many: Manifest, tmp_path: Path) -> None:
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(StepclipError, match="no dask scheduler answers") as caught:

@@ -1,0 +1,42 @@
+"""What the commands share: their common options, the layout under the root, the console."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .paths import Layout
+
+Root = Annotated[
+    Path,
+    typer.Option(
+        "--root",
+        help="Where data/, runs/ and indexes/ lie.",
+        envvar="STEPCLIP_ROOT",
+        show_default="the current folder",
+    ),
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Its name; may be left out where there is one.")
+]
+Run = Annotated[str | None, typer.Option("--run", help="Its name; may be left out where there is one.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+HERE = Path(".")
+
+
+def layout_of(root: Path) -> Layout:
+    from .paths import Layout
+
+    return Layout(root.expanduser())
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    # a pipe or a log file gets whole lines, not those of an 80-column terminal
+    return Console() if sys.stdout.isatty() else Console(width=160)
