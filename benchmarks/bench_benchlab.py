@@ -10,12 +10,12 @@ script.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+from machine import machine
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -31,20 +31,6 @@ PARTS = {
     "localisation": [("frame_accuracy", "frames %"), ("iou", "IoU %")],
 }
 RATIOS = ("wdr", "mrr")  # everything else is shown in per cent
-
-
-def machine() -> dict[str, Any]:
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": model[0] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def flat(row: dict[str, Any]) -> dict[str, float | None]:
@@ -85,7 +71,7 @@ def run(root: Path, people: int, bench_seed: int, seeds: int) -> dict[str, Any]:
         table[part] = rows
     rounded = {key: round(value, 1) for key, value in seconds.items()}
     setting = {"people": people, "bench_seed": bench_seed, "seeds": seeds, "videos": 70 * people}
-    return {"what": setting, "machine": machine(), "seconds": rounded, "table": table}
+    return {"what": setting, "machine": machine("torch"), "seconds": rounded, "table": table}
 
 
 def cell(value: list[float] | None, key: str, learned: bool) -> str:

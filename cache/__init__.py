@@ -10,6 +10,7 @@ from .store import Failure, FeatureStore, FrameFeatures
 from .writer import FeatureWriter
 
 if TYPE_CHECKING:
+    from .mapped import MappedFeatures
     from .packed import PackedFeatures
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Fingerprint",
     "FrameFeatures",
     "Manifest",
+    "MappedFeatures",
     "MatchRow",
     "PackedFeatures",
     "Pair",
@@ -30,8 +32,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PackedFeatures":  # it needs torch, which is slow to import
+    if name == "PackedFeatures":  # torch is slow to import
         from .packed import PackedFeatures
 
         return PackedFeatures
+    if name == "MappedFeatures":
+        from .mapped import MappedFeatures
+
+        return MappedFeatures
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ from .texts import TextTable, known_kind, read_texts
 if TYPE_CHECKING:
     import torch
 
+    from .mapped import MappedFeatures
     from .packed import PackedFeatures
 
 __all__ = ["SCHEMA", "Failure", "FeatureStore", "FrameFeatures"]
@@ -180,6 +181,14 @@ class FeatureStore:
             views=None if copies is None else torch.from_numpy(copies),
         )
         return packed if str(device) == "cpu" and dtype is None else packed.to(device, dtype)
+
+    def mapped(
+        self, device: str | torch.device = "cpu", video_ids: Sequence[str] | None = None
+    ) -> MappedFeatures:
+        """The same as `load`, for what does not fit in memory: rows are read when they are gathered."""
+        from .mapped import MappedFeatures
+
+        return MappedFeatures(self, self._asked(video_ids), device)
 
     def _asked(self, video_ids: Sequence[str] | None) -> tuple[str, ...]:
         ids = self.video_ids if video_ids is None else tuple(video_ids)

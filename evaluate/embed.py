@@ -14,12 +14,13 @@ import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
 from ..train.console import pick_device
+from ..train.features import place_features
 from ..train.sampling import dense_rows, view_rows
 
 if TYPE_CHECKING:
-    from ..cache.packed import PackedFeatures
     from ..cache.store import FeatureStore
     from ..train.checkpoint import Checkpoint
+    from ..train.features import Features
     from ..train.model import StepModel
 
 VIEWS = 3
@@ -84,34 +85,37 @@ def embed(
     The video embedding is the mean, un-normalised, of the model's output on three views of N frames, one per
     segment (WeakSVR's test protocol, `methods/weaksvr.md` 5.1). The dense frame embeddings come from
     interleaved views of N frames that together hold every cached frame exactly once, so each frame is seen
-    in the context it was trained in. `batch` is the number of views in one forward.
+    in the context it was trained in. `batch` is the number of views in one forward. Features that do not fit
+    in memory beside the answer are read from the disk, batch by batch.
     """
-    packed = store.load(pick_device(device), video_ids)
-    model = checkpoint.model.to(packed.features.device).eval()
+    where = pick_device(device)
+    mapped, _ = place_features(store, video_ids, where, answer=store.text_dim)
+    packed = store.mapped(where, video_ids) if mapped else store.load(where, video_ids)
+    model = checkpoint.model.to(where).eval()
     with torch.no_grad():
         video, frames = embed_packed(model, packed, VIEWS, batch)
     return _embedded("trained", packed, video, frames)
 
 
 def embed_packed(
-    model: StepModel, packed: PackedFeatures, views: int = VIEWS, batch: int = 256
+    model: StepModel, packed: Features, views: int = VIEWS, batch: int = 256
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Video embeddings (V, E) and dense frame embeddings (N, E), float32, of all videos of `packed`."""
     n = model.frames
     spread, dense, own = _plan(packed, n, views)
-    videos = [model(packed.features[rows].float()).video.float() for rows in spread.split(batch)]
+    videos = [model(packed.gather(rows).float()).video.float() for rows in spread.split(batch)]
     frames = None
     for rows, keep in zip(dense.split(batch), own.split(batch), strict=True):
-        out = model(packed.features[rows].float()).frames.float()
+        out = model(packed.gather(rows).float()).frames.float()
         if frames is None:
-            frames = out.new_empty((len(packed.features), out.shape[-1]))
+            frames = out.new_empty((packed.count, out.shape[-1]))
         frames[rows[keep]] = out[keep]
     if frames is None:
         raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
     return torch.cat(videos).reshape(len(packed), views, -1).mean(1), frames
 
 
-def _plan(packed: PackedFeatures, n: int, views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _plan(packed: Features, n: int, views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows (V * views, n) of every test view; rows and first occurrences (M, n) of every dense view."""
     lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
     test = {t: view_rows(t, n, views) for t in set(lengths.tolist())}
@@ -121,7 +125,7 @@ def _plan(packed: PackedFeatures, n: int, views: int) -> tuple[torch.Tensor, tor
     own = [full[int(t)][1] for t in lengths]
     if not spread:
         raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
-    device = packed.features.device
+    device = packed.device
     return torch.cat(spread).to(device), torch.cat(dense).to(device), torch.cat(own).to(device)
 
 
@@ -155,7 +159,7 @@ def centred(raw: Embedded) -> Embedded:
     return replace(raw, name="centred", frames=raw.frames - mean[owner])
 
 
-def _embedded(name: str, packed: PackedFeatures, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
+def _embedded(name: str, packed: Features, video: torch.Tensor, frames: torch.Tensor) -> Embedded:
     times, offsets = packed.times.cpu().numpy(), packed.offsets.cpu().numpy()
     last = np.array([times[b - 1] if b > a else 0.0 for a, b in pairwise(offsets)])
     known = last if packed.durations is None else packed.durations.cpu().numpy()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..cache.errors import StepclipError
 from ..cache.manifest import Manifest, VideoRow
-from ..cache.packed import PackedFeatures
 from ..cache.store import FeatureStore
+from .features import Features, Spread, spread
 from .sampling import rows_from_draws
 
 
@@ -38,10 +39,15 @@ class Epoch:
 
 class TrainingSet:
     """Videos with features, their scripts' features, all on one device: a batch is a few gathers, nothing
-    else."""
+    else. `mapped`: the features stay on the disk, and each batch is read from there."""
 
     def __init__(
-        self, store: FeatureStore, rows: Sequence[VideoRow], device: torch.device, progress: bool = True
+        self,
+        store: FeatureStore,
+        rows: Sequence[VideoRow],
+        device: torch.device,
+        progress: bool = True,
+        mapped: bool = False,
     ) -> None:
         if not rows:
             raise StepclipError(
@@ -52,8 +58,11 @@ class TrainingSet:
         self.ids = tuple(row.video_id for row in rows)
         self.tasks = _numbers([row.task for row in rows])
         # the features stay in half precision until a batch is gathered
-        packed: PackedFeatures = store.load(device, self.ids, progress=progress)
-        self.features, self.first, self.lengths = packed.features, packed.offsets[:-1], packed.lengths
+        self.packed: Features = (
+            store.mapped(device, self.ids) if mapped else store.load(device, self.ids, progress=progress)
+        )
+        self.first, self.lengths = self.packed.offsets[:-1], self.packed.lengths
+        self._progress = progress
         if int(self.lengths.min()) < 1:
             raise StepclipError(
                 f"the video '{self.ids[int(self.lengths.argmin())]}' has no frames", "at least one"
@@ -76,7 +85,6 @@ class TrainingSet:
         self.step_lengths = torch.tensor([len(row.steps) for row in rows], device=device)
         self.script = torch.tensor([script[row.paragraph] for row in rows], device=device)
         self.procedures = _numbers([f"{row.task}\n{row.procedure}" for row in rows]).to(device)
-        self.mean_size = self.features.float().square().mean().sqrt()  # the unit of the feature noise
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,6 +92,15 @@ class TrainingSet:
     @property
     def text_dim(self) -> int:
         return self.sentences.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.packed.device
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Of all frame features; its size is the unit of the feature noise. Reads them all, once."""
+        return spread(self.packed, self._progress)
 
     def gather(self, index: Tensor, draws: Tensor, *, noise: float = 0.0, dropout: float = 0.0) -> Batch:
         """The videos `index` (B,) int64, on the device, with `draws` (B, N); noise and dropout from torch's
@@ -93,9 +110,9 @@ class TrainingSet:
             place = torch.arange(rows.shape[1], device=rows.device)
             kept = (torch.rand(rows.shape, device=rows.device) >= dropout) | (place == 0)
             rows = rows.gather(1, torch.where(kept, place, 0).cummax(1).values)
-        frames = self.features[self.first[index, None] + rows].float()
+        frames = self.packed.gather(self.first[index, None] + rows).float()
         if noise:
-            frames = frames + noise * self.mean_size * torch.randn_like(frames)
+            frames = frames + noise * self.spread.size * torch.randn_like(frames)
         lengths = self.step_lengths[index]
         real = torch.arange(self.table.shape[1], device=index.device) < lengths[:, None]
         steps = self.sentences[self.table[index]] * real[..., None]

@@ -150,13 +150,13 @@ class StepModel(nn.Module):
         return frames
 
     @torch.no_grad()
-    def standardise_on(self, features: Tensor) -> None:
-        """Take mean and spread of `features` (M, feature_dim), the training frames; only with that
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Take mean and standard deviation, both (feature_dim,), of the training frames; only with that
         input_norm."""
         if self.config.input_norm == "standardise":
             if not self.config.centre:
-                self.feature_mean.copy_(features.float().mean(0))
-            self.feature_std.copy_(features.float().std(0, correction=0).clamp(min=1e-4))
+                self.feature_mean.copy_(mean)
+            self.feature_std.copy_(std.clamp(min=1e-4))
 
     @property
     def scale_video(self) -> Tensor:

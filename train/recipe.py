@@ -25,6 +25,10 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
+    features: Literal["auto", "device", "mapped"] = Field(
+        default="auto",
+        description="mapped: each batch is read from the disk; auto: where memory is too small",
+    )
     batch: Count = Field(default=32, description="videos of one step; more negatives for the coarse loss")
     same_task: Share = Field(
         default=0.0, description="share of batches drawn from few tasks: near-identical scripts meet"

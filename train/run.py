@@ -21,7 +21,14 @@ from .recipe import Recipe, load_recipe
 
 MADE_HERE = ("recipe.yaml", "log.jsonl", "checkpoints")
 # what does not change the weights may differ on a resume
-_FREE = ("name", "evaluate.distance", "train.log_every", "train.save_every", "train.keep")
+_FREE = (
+    "name",
+    "data.features",
+    "evaluate.distance",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+)
 
 
 class RunFolder:

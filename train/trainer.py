@@ -1,4 +1,5 @@
-"""The training loop: the whole cache lies on the device, a step is gather, forward, losses, backward, AdamW.
+"""The training loop: the cache lies on the device where it fits, a step is gather, forward, losses, backward,
+AdamW.
 
 Nothing in a step waits for the device: losses are summed there and read when a line of the log is written.
 The order of the data is a pure function of (seed, epoch), so a resumed run continues to the same weights, bit
@@ -24,6 +25,7 @@ from ..cache.store import FeatureStore
 from .batches import Batch, Epoch, TrainingSet, plan_epoch, split_rows
 from .checkpoint import load_state, save_checkpoint
 from .console import pick_device, pick_precision, show_progress
+from .features import place_features
 from .losses import frame_sentence_loss, video_paragraph_loss
 from .model import StepModel
 from .recipe import LossConfig, Recipe
@@ -81,11 +83,14 @@ def fit(
             manifest.without_truth(), store, recipe.data.val_tasks, recipe.seed
         )
         where = pick_device(device)
-        data = TrainingSet(store, train_rows, where, progress)
-        held = TrainingSet(store, held_rows, where, progress) if held_rows else None
+        ids = [row.video_id for row in (*train_rows, *held_rows)]
+        mapped, why = place_features(store, ids, where, recipe.data.features)
+        data = TrainingSet(store, train_rows, where, progress, mapped)
+        held = TrainingSet(store, held_rows, where, progress, mapped) if held_rows else None
         precision = pick_precision(recipe.train.precision, where)
         model = StepModel(recipe.model, store.dim, data.text_dim).to(where)
-        model.standardise_on(data.features)
+        if recipe.model.input_norm == "standardise" or recipe.data.feature_noise:  # both read every frame
+            model.standardise(data.spread.mean, data.spread.std)
         run = RunFolder(Path(out), recipe, store.fingerprint, data, resume=resume, overwrite=overwrite)
         trainer = _Trainer(recipe, model, data, held, run, precision)
         trainer.resume()
@@ -93,6 +98,7 @@ def fit(
             f"train: {where} ({torch.get_num_threads()} threads) · {precision} · recipe {recipe.name} · "
             f"{len(data)} videos, {distinct(data.procedures)} procedures, {distinct(data.tasks)} tasks"
             f" · cache {store.fingerprint.digest} · {model.parameter_count / 1e6:.2f} M parameters"
+            + (f" · {why}" if why else "")
             + (f" · from step {trainer.step}" if trainer.step else "")
         )
         loss = trainer.run_to(stop_after, [first, *notes], progress)
@@ -152,7 +158,7 @@ class _Trainer:
         precision: str,
     ) -> None:
         self.recipe, self.model, self.data, self.held, self.run = recipe, model, data, held, run
-        self.device, self.precision = data.features.device, precision
+        self.device, self.precision = data.device, precision
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         matrices = [
             p for p in model.parameters() if p.ndim > 1 and p is not model.cls and not _is_position(model, p)

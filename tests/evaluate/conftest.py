@@ -30,6 +30,10 @@ class MemoryStore:
         self.frames, self.texts, self.fingerprint = frames, texts, fingerprint
         self.video_ids = tuple(frames)
         self.dim = self.text_dim = DIM
+        self.dtype = "float16"
+
+    def length(self, video_id: str) -> int:
+        return len(self.frames[video_id])
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self.frames

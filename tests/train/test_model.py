@@ -46,7 +46,8 @@ def test_every_shape_of_it_runs_and_all_of_it_learns(pooling, positions, norm):
         hidden=norm == "l2", residual=norm != "none",
     )  # fmt: skip
     model = StepModel(config, 12, 10)
-    model.standardise_on(torch.randn(50, 12) * 3 + 1)
+    x = torch.randn(50, 12) * 3 + 1
+    model.standardise(x.mean(0), x.std(0))
     optimiser = torch.optim.SGD(model.parameters(), 1e-3)
     for _ in range(
         2
@@ -130,7 +131,7 @@ def test_a_centred_model_does_not_see_what_all_frames_of_a_video_share():
     for norm in ("none", "layernorm", "standardise"):
         config = ModelConfig(**SMALL, centre=True, input_norm=norm, residual=True)
         model = StepModel(config, 12, 12).eval()
-        model.standardise_on(x.flatten(0, 1) + 3)
+        model.standardise(x.flatten(0, 1).mean(0) + 3, x.flatten(0, 1).std(0))
         torch.nn.init.normal_(model.output.weight)
         alone, together = model(x), model(x + room)
         torch.testing.assert_close(together.frames, alone.frames, rtol=1e-4, atol=1e-4)

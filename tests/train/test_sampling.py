@@ -129,5 +129,5 @@ def test_augmentation_drops_to_the_frame_before_and_adds_noise_in_units_of_the_f
     assert (same[:, 1:] | repeats).all()
     noise = data.gather(index, draws, noise=0.2).frames - plain
     assert noise.std().item() == pytest.approx(
-        0.2 * data.features.float().square().mean().sqrt().item(), rel=0.05
+        0.2 * data.packed.features.float().square().mean().sqrt().item(), rel=0.05
     )
