@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +22,7 @@ from .errors import StepclipError, nearest
 from .files import read_json
 from .fingerprint import Fingerprint
 from .layout import CacheInfo, Failure
-from .shard import Video, checksum
+from .shard import Video
 from .source import Source
 from .texts import KINDS, TextTable, text_checksum
 
@@ -86,18 +86,18 @@ class Exported:
         features (T, D) and views (V, T, D) in the export's dtype, times (T,) float64 in seconds. The reason
         of a Failure is missing-file, cut-file, changed-file or damaged-file; its path the file in the export.
         """
-        with _Tables(self.folder, self.about.views) as tables:
-            for entry in self.entries:
-                try:
-                    yield self._video(entry, tables)
-                except _Damaged as damage:
-                    detail = f"{damage.path}: {damage.detail}"
-                    yield Failure(entry.video_id, str(damage.path), damage.reason, detail)
+        tables = _Tables(self.folder, self.about)
+        for entry in self.entries:
+            try:
+                yield self._video(entry, tables)
+            except _Damaged as damage:
+                detail = f"{damage.path}: {damage.detail}"
+                yield Failure(entry.video_id, str(damage.path), damage.reason, detail)
 
     def _video(self, entry: Entry, tables: _Tables) -> Video:
         about = self.about
         if entry.rows:
-            arrays = tables.read(entry, about)
+            arrays = tables.read(entry)
         else:
             arrays = {
                 part: read_array(self.folder, entry.places[part], dtype, shape)
@@ -111,7 +111,7 @@ class Exported:
             arrays.get("views"),
             entry.source,
         )
-        if checksum(video.features, video.times, video.views) != entry.crc32:
+        if video.crc32 != entry.crc32:
             raise _Damaged(
                 self.folder / entry.files[0],
                 "changed-file",
@@ -236,55 +236,67 @@ def read_array(folder: Path, place: Place, dtype: np.dtype, shape: tuple[int, ..
         raise _Damaged(path, "damaged-file", f"it cannot be read: {error.strerror}") from error
 
 
-class _Tables(ExitStack):
+class _Tables:
     """Reads videos from Parquet files; holds one file and one row group, for neighbours lie together."""
 
-    def __init__(self, folder: Path, views: int) -> None:
-        super().__init__()
-        self.folder = folder
-        self.columns = ["time", "features", *(f"view_{view}" for view in range(views))]
+    def __init__(self, folder: Path, about: CacheInfo) -> None:
+        self.folder, self.about = folder, about
+        self.columns = ["time", "features", *(f"view_{view}" for view in range(about.views))]
         self._file: tuple[Path, Any] | None = None
         self._group: tuple[Path, int, Any] | None = None
 
-    def read(self, entry: Entry, about: CacheInfo) -> dict[str, np.ndarray]:
-        import pyarrow as pa
-
+    def read(self, entry: Entry) -> dict[str, np.ndarray]:
         assert entry.rows is not None
         path = _inside(self.folder, entry.rows[0])
-        try:
+        wanted = shapes(self.about, entry.frames)
+        dtype, shape = wanted["features"]
+        with _decoding(path):
             table = self._table(path, entry.rows[1]).slice(entry.rows[2], entry.frames)
             columns = [column.combine_chunks() for column in table.columns]
-            times, features, *views = [
+            times, *vectors = [
                 np.array((column if name == "time" else column.flatten()).to_numpy(zero_copy_only=False))
                 for name, column in zip(self.columns, columns, strict=True)
             ]
-            wanted = shapes(about, entry.frames)
+            features, *views = [each.astype(dtype, copy=False).reshape(shape) for each in vectors]
             found = {
-                "features": features.astype(wanted["features"][0], copy=False).reshape(wanted["features"][1]),
-                "times": times.reshape(wanted["times"][1]),
+                "features": features,
+                "times": times.astype("<f8", copy=False).reshape(wanted["times"][1]),
             }
-            if about.views:
-                found["views"] = np.stack([each.reshape(wanted["features"][1]) for each in views])
-            return found
-        except FileNotFoundError as error:
-            raise _Damaged(path, "missing-file", "the file is not there") from error
-        except (OSError, pa.ArrowException, KeyError, ValueError, IndexError, OverflowError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise _Damaged(path, "damaged-file", f"it cannot be read as Parquet: {reason}") from error
+            return found | ({"views": np.stack(views)} if views else {})
 
     def _table(self, path: Path, group: int) -> Any:
-        import pyarrow.parquet as pq
-
         if self._group is None or self._group[:2] != (path, group):
-            if self._file is None or self._file[0] != path:
-                self._group = self._file = None
-                self.close()
-                # the file is opened by Python: its errors say what is missing
-                file = self.enter_context(path.open("rb"))
-                self._file = path, pq.ParquetFile(file)
             self._group = None
-            self._group = path, group, self._file[1].read_row_group(group, self.columns).select(self.columns)
+            if self._file is None or self._file[0] != path:
+                self._file = None
+                self._file = path, _parquet(path)
+            table = self._file[1].read_row_group(group, self.columns, use_threads=False)
+            self._group = path, group, table.select(self.columns)
         return self._group[2]
+
+
+def _parquet(path: Path) -> Any:
+    """Opened by Arrow itself: its threads shall never wait for Python, which may be about to end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return pq.ParquetFile(pa.OSFile(str(path)), pre_buffer=False)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Whatever a damaged Parquet file makes of itself becomes one kind of fault."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _Damaged(path, "missing-file", "the file is not there") from error
+    except (
+        Exception
+    ) as error:  # ArrowException, OSError, MemoryError, a column that is another: all were seen
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _Damaged(path, "damaged-file", f"it cannot be read as Parquet: {reason}") from error
 
 
 def _texts(folder: Path, said: Mapping[str, Any]) -> tuple[dict[str, TextTable], tuple[str, ...]]:
@@ -314,15 +326,9 @@ def _texts(folder: Path, said: Mapping[str, Any]) -> tuple[dict[str, TextTable],
 
 
 def _text_rows(path: Path, kind: str, dim: int) -> tuple[list[str], np.ndarray]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    try:
-        with open(path, "rb") as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True).read()
-        table = table.filter(pc.equal(table["kind"], kind))
-        features = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
-        return table["text"].to_pylist(), features
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _Damaged(path, "damaged-file", f"it cannot be read: {str(error).splitlines()[0]}") from error
+    with _decoding(path):
+        table = _parquet(path).read(use_threads=False)
+        rows = [row for row, other in enumerate(table["kind"].to_pylist()) if other == kind]
+        table = table.take(rows)
+        features = table["features"].combine_chunks().flatten().to_numpy()
+        return table["text"].to_pylist(), features.astype("<f4", copy=False).reshape(-1, dim)

@@ -27,7 +27,7 @@ from .forms import Form, Npy, Safetensors, Webdataset, row_columns
 from .layout import CacheInfo, Failure
 from .manifest import Manifest
 from .parquetform import Parquet
-from .shard import Video, checksum
+from .shard import Video
 from .store import FeatureStore
 from .texts import TextTable, read_texts
 
@@ -169,6 +169,7 @@ def export(
             "failures": [asdict(failure) for failure in failures],
             "videos": entries,
         }
+        form.flush()
         _write_about(folder / ABOUT, said)
         report.texts = sum(len(table.index) for table in texts.values())
         report.read_back = form.read_back(Path(report.out))
@@ -236,7 +237,7 @@ def _write_videos(
             "id": video_id,
             "frames": len(video.times),
             "duration": video.duration,
-            "crc32": checksum(video.features, video.times, video.views),
+            "crc32": video.crc32,
             "source": asdict(source) if source else None,
         }
         form.add(video, _row(rows, video_id), entry)
@@ -258,7 +259,7 @@ def _whole(store: FeatureStore, video_id: str) -> Video:
     found = store[video_id]
     rows, row = store._find(video_id)
     video = Video(video_id, found.features, found.times, found.duration, found.views, rows.source(row))
-    if checksum(video.features, video.times, video.views) != rows.crc32[row]:
+    if video.crc32 != rows.crc32[row]:
         raise StepclipError(
             f"the features of '{video_id}' in {rows.file} are not those that were written",
             "the checksum in its row",

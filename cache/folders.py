@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import StepclipError
-from .files import TEMPORARY, abandoned, locked
+from .files import TEMPORARY, abandoned, locked, sync_folder
 
 _HELD = ".writing"  # locked in a folder that is being written
 
@@ -21,8 +21,8 @@ def new_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
     """A folder that takes the place of `target` only when the block ends without an error.
 
     check: raises where `target` is not to be replaced; it is asked before and again at the end, for somebody
-    else may have been quicker. What was at `target` stays on an error. Raises StepclipError when the disk is
-    full, read-only or forbidden.
+    else may have been quicker. Who writes files flushes them; folders and names are flushed here. What was at
+    `target` stays on an error. Raises StepclipError when the disk is full, read-only or forbidden.
     """
     check()
     aside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMPORARY}")
@@ -31,11 +31,12 @@ def new_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
         aside.mkdir(parents=True)
         with locked(aside / _HELD):
             yield aside
-        if hasattr(os, "sync"):
-            os.sync()  # small files were not flushed one by one: there may be hundreds of thousands
+        for path in (aside, *(path for path in aside.rglob("*") if path.is_dir())):
+            sync_folder(path)
         check()
         (aside / _HELD).unlink()
         _put(aside, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise StepclipError(
             f"{target} cannot be written: {error.strerror or error}",
