@@ -95,6 +95,8 @@ def merge_(
     paths, report = merge_stage(layout_of(root), sources, into, progress=not quiet)
     _show(report)
     console().print(f"features: {paths.features}", markup=False, highlight=False)
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @cache_app.command("compact")
@@ -102,7 +104,10 @@ def compact_(dataset: Dataset = None, root: Root = HERE, quiet: Quiet = False) -
     """Small shards become big ones; what was replaced by newer features goes. Safe while others read."""
     from ..cache.merge import compact
 
-    _show(compact(layout_of(root).choose_dataset(dataset).features, progress=not quiet))
+    report = compact(layout_of(root).choose_dataset(dataset).features, progress=not quiet)
+    _show(report)
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @cache_app.command("import")

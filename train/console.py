@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,35 @@ def pick_precision(asked: str, device: torch.device) -> str:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     able = device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return "bf16" if able else "fp32"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C ends the loop that calls what this gives, wherever it strikes.
+
+    Python drops an exception that is raised in a destructor or a callback from C, KeyboardInterrupt too; so
+    the signal is also remembered, and raised again at the next call.
+    """
+    struck = False
+
+    def strike(number: int, frame: object) -> None:
+        nonlocal struck
+        struck = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if struck:
+            raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, strike)
+    except ValueError:  # not the main thread: signals are not its business
+        yield check
+        return
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

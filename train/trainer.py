@@ -24,7 +24,7 @@ from ..cache.manifest import Manifest
 from ..cache.store import FeatureStore
 from .batches import Batch, Epoch, TrainingSet, plan_epoch, split_rows
 from .checkpoint import load_state, save_checkpoint
-from .console import pick_device, pick_precision, show_progress
+from .console import interruptible, pick_device, pick_precision, show_progress
 from .features import place_features
 from .losses import frame_sentence_loss, video_paragraph_loss
 from .model import StepModel
@@ -243,8 +243,10 @@ class _Trainer:
         with (
             show_progress(progress, heads, self.step, self.steps) as bar,
             self.run.log(heads, self.step) as log,
+            interruptible() as check,
         ):
             while self.step < end:
+                check()
                 self.one_step()
                 epoch_ends = self.step % self.per_epoch == 0
                 if self.step % t.log_every == 0 or self.step == end:

@@ -323,3 +323,29 @@ def test_no_step_waits_for_the_device(made, recipe_with, tmp_path, labels):
     with waits:  # the net catches
         float(torch.ones(1)), torch.ones(2)[torch.tensor([True, False])]
     assert len(waits.seen) >= 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    """It strikes while a destructor runs, where exceptions are printed and forgotten."""
+    import os
+    import signal
+
+    from stepclip.train.console import interruptible
+
+    class Deaf:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    before = signal.getsignal(signal.SIGINT)
+    steps = 0
+    with pytest.raises(KeyboardInterrupt), interruptible() as check:
+        while steps < 5:
+            check()
+            steps += 1
+            if steps == 2:
+                thing = Deaf()
+                del thing
+    assert steps == 2 and signal.getsignal(signal.SIGINT) is before
