@@ -45,7 +45,7 @@ class Catalogue:
 
     def _refreshed(self) -> bool:
         """False when a row file was removed meanwhile: what it held lies in a newer shard."""
-        there = _listing(self.folder / "shards")
+        there = listing(self.folder / "shards")
         wanted = [name for name in there if name.endswith(".parquet") and not name.startswith(".")]
         if not self._known and len(wanted) >= _WORTH:
             self._known = read_copy(self.folder)
@@ -127,7 +127,7 @@ class Catalogue:
                 _log.warning("%s", error.found)
 
 
-def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
     """Each file's size and time.
 
     One look may miss a shard that is made while it goes on, and also the smaller ones that it took the place

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, StepclipError
+from stepclip.cache.repair import repair
+from stepclip.cache.verify import verify
 
 
 def redo(path: Path, tools: Any, names: tuple[str, ...]) -> set[str]:
@@ -57,12 +59,27 @@ def test_a_writer_killed_at_any_moment_loses_its_shard_at_most(tmp_path: Path, t
             tools.check(store, store.video_ids)
             between += 0 < len(store) < len(names)
     assert between > 0  # some were hit in the middle of their work
+    undisturbed = FeatureStore.open(tmp_path / "undisturbed")
     for folder in range(4):
-        redo(tmp_path / str(folder), tools, names)
-        store = FeatureStore.open(tmp_path / str(folder))
+        path = tmp_path / str(folder)
+        redo(path, tools, names)
+        store = FeatureStore.open(path)
         assert store.video_ids == names
         tools.check(store, names)
         assert sum(len(rows.ids) for rows in store._catalogue.shards) == len(names)  # none twice
+        for left in (path / "shards").iterdir():
+            os.utime(left, (0, 0))
+        report = verify(path, progress=False)  # what the killed ones left is named, and costs nothing
+        assert {fault.kind for fault in report.faults} <= {"no-rows", "abandoned"} and report.lost == []
+        repair(path, progress=False)
+        assert verify(path, progress=False).ok
+        store = FeatureStore.open(path)
+        assert store.video_ids == undisturbed.video_ids and store.problems == ()
+        for name in names:
+            mine, theirs = store[name], undisturbed[name]
+            np.testing.assert_array_equal(mine.features, theirs.features)
+            np.testing.assert_array_equal(mine.times, theirs.times)
+            assert mine.duration == theirs.duration
 
 
 @pytest.mark.parametrize("step", ["fsync", "link", "replace"])
