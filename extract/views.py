@@ -107,12 +107,12 @@ def draw(video_id: str, view: int, seed: int = 0) -> View:
     left, top = random.random(2).tolist()
     flip = bool(random.random() < FLIP)
     jitter, grey = random.random() < JITTER, bool(random.random() < GREY)
-    factors = random.uniform(1 - FACTOR, 1 + FACTOR, 3).tolist()
+    brightness, contrast, saturation = random.uniform(1 - FACTOR, 1 + FACTOR, 3).tolist()
     hue = float(random.uniform(-HUE, HUE))
     order = tuple(COLOURS[place] for place in random.permutation(len(COLOURS)))
     if not jitter:
         return View(width, height, left, top, flip, grey=grey)
-    return View(width, height, left, top, flip, *factors, hue, order, grey)
+    return View(width, height, left, top, flip, brightness, contrast, saturation, hue, order, grey)
 
 
 def fields(seed: int = 0) -> dict[str, Any]:

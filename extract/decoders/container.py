@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,14 @@ def open_video(path: Path) -> tuple[Any, Any]:
         raise DecodeError("no-video-stream", f"{path} has no video, only {found}", "a video")
     best = container.streams.best("video")
     return container, best if best in streams else streams[0]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """`open_video`, closed at the end."""
+    container, stream = open_video(path)
+    with container:
+        yield container, stream
 
 
 def probe(path: str | os.PathLike[str]) -> Probe:

@@ -28,7 +28,7 @@ from .base import (
     check_trim,
 )
 from .container import probe
-from .listing import list_frames
+from .listing import check_listed, list_frames
 from .pyav import picker_for
 
 SKIPS_WELL = {"h264"}
@@ -53,13 +53,9 @@ class DecordDecoder(Decoder):
         begin = check_trim(path, start, end)
         declared = probe(path)
         listing = list_frames(path)
-        if declared.codec == "av1" or not listing.exact:
-            raise _unsupported(
-                path,
-                "AV1"
-                if declared.codec == "av1"
-                else f"{declared.format.split(',')[0]} whose packets do not tell its frames",
-            )
+        if declared.codec == "av1":
+            raise _unsupported(path, "AV1")
+        check_listed(path, listing, declared.format)
         try:
             # fault_tol: else a frame that cannot be decoded is replaced by its neighbour
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1e-9)
@@ -90,10 +86,10 @@ class DecordDecoder(Decoder):
                 images = reader.get_batch(batch).asnumpy()
             except (decord.DECORDError, RuntimeError, IndexError) as error:
                 raise DecodeError(
-                    "truncated",
+                    "unreadable",
                     f"{path}: decord stops at {times[batch[0]]:.2f} s or after: {_first_line(error)}",
                     "a whole file",
-                    "--decoder pyav reads up to the damage",
+                    "--decoder pyav",
                 ) from error
             for here, image in zip(batch, images, strict=True):
                 if here == index:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
-from .base import Shown, check_file, end_of
+from .base import DecodeError, Shown, check_file, end_of
 from .container import declared_duration, declared_rate, open_video
 
 # containers in which every packet is one frame with a time of its own; not so in MPEG-TS and -PS (a packet
@@ -26,7 +27,8 @@ class Listing:
     """A video's F frames in order of presentation, told by its packets.
 
     times: (F,) float64, seconds from the first frame; stop: the end of the last one; timed: every packet has
-    a time; exact: and each is one frame, so that F and the times are those that decoding gives.
+    a time; exact: and each is one frame and whole, so that F and the times are those that decoding gives.
+    corrupt: packets that the container knows to be damaged.
     ticks: (F,) int64, the times in the stream's time base; packets: (F,) int64, the number of each frame's
     packet in the file; keys: (K,) int64, the numbers of the packets at which decoding can start, with their
     key_ticks and key_dts (int64).
@@ -36,6 +38,7 @@ class Listing:
     stop: float
     timed: bool
     exact: bool
+    corrupt: int
     ticks: np.ndarray
     packets: np.ndarray
     keys: np.ndarray
@@ -68,7 +71,7 @@ def list_frames(path: str | os.PathLike[str]) -> Listing:
     places: list[int] = []
     keys: list[tuple[int, int, int]] = []
     lengths: list[int] = []
-    untimed = number = 0
+    untimed = number = corrupt = 0
     with container:
         declared, rate, base = declared_duration(container, stream), declared_rate(stream), stream.time_base
         name = container.format.name
@@ -84,6 +87,7 @@ def list_frames(path: str | os.PathLike[str]) -> Listing:
                 number += 1
                 if packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10):  # not shown
                     continue
+                corrupt += packet.is_corrupt
                 if tick is None:
                     untimed += 1
                     continue
@@ -102,12 +106,32 @@ def list_frames(path: str | os.PathLike[str]) -> Listing:
     timed = len(shown) > 0 and not untimed
     distinct = timed and bool((np.diff(shown) > 0).all())
     leading = len(table) > 0 and starts_with_key and bool(shown[:1] < table[0, 1]) and table[0, 0] == 0
-    exact = distinct and starts_with_key and not leading and any(kind in name for kind in ONE_EACH)
+    exact = (
+        distinct and starts_with_key and not (leading or corrupt) and any(kind in name for kind in ONE_EACH)
+    )
     stop = 0.0
     if len(shown):
         length = lengths[order[-1]] * float(base) or (1 / rate if rate else 0.0)
         stop = max(end_of(float(times[-1]), length, declared), 0.0)
-    return Listing(times, stop, timed, exact, shown, np.asarray(places, np.int64)[order], *table.T)
+    return Listing(times, stop, timed, exact, corrupt, shown, np.asarray(places, np.int64)[order], *table.T)
+
+
+def check_listed(path: Path, listing: Listing, container: str) -> None:
+    """DecodeError where a decoder that goes by numbers of frames could give others than those asked for."""
+    if listing.corrupt:
+        raise DecodeError(
+            "damaged",
+            f"{path}: {listing.corrupt} of its packets are cut or damaged",
+            "a whole file",
+            "--decoder pyav, which leaves such frames out",
+        )
+    if not listing.exact:
+        raise DecodeError(
+            "unsupported",
+            f"{path}: its packets ({container}) do not tell its frames one by one",
+            "another decoder",
+            "--decoder pyav",
+        )
 
 
 def seconds(ticks: np.ndarray, base: Any) -> np.ndarray:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +38,7 @@ from .base import (
     end_of,
     weaksvr_instants,
 )
-from .container import Probe, declared_duration, declared_rate, open_video, probe
+from .container import Probe, declared_duration, declared_rate, opened, probe
 from .listing import Listing, list_frames
 from .seeking import SEEKABLE, SKIP, Astray, Sought, jumps
 
@@ -63,14 +65,15 @@ class PyAVDecoder(Decoder):
         begin = check_trim(path, start, end)
         convert = _Converter(size)
         given: list[float] = []
-        container, video = open_video(path)
-        with container:
+        with ExitStack() as stack:
+            container, video = stack.enter_context(opened(path))
             declared = declared_duration(container, video)
             can_seek = any(kind in container.format.name for kind in SEEKABLE)
             sparse = begin > SEEK_FROM or _between(sampling, declared_rate(video)) >= SKIP
             listing = list_frames(path) if sampling.counts or (can_seek and sparse) else None
+            picker = picker_for(path, sampling, begin, end, declared, listing)
             if listing is not None and listing.exact and can_seek:
-                plan: Picker[int] = picker_for(path, sampling, begin, end, declared, listing)
+                plan = copy(picker)
                 chosen = list(plan(listing.shown()))
                 numbers = [number for _, number in chosen]
                 if any(jumps(listing, numbers)):
@@ -83,20 +86,23 @@ class PyAVDecoder(Decoder):
                         yield finish
                         return
                     except Astray:
-                        pass
-        container, video = open_video(path)
-        with container:
-            picker: Picker[Any] = picker_for(path, sampling, begin, end, declared, listing)
-            reader = _Reader(container, video)
-            for place, (time, frame) in enumerate(picker(reader.frames())):
-                if place >= len(given):
-                    yield time, convert(frame)
-                elif abs(time - given[place]) > 1e-6:
-                    raise DecodeError(
-                        "damaged", f"{path}: its packets and its frames do not agree", "a whole file"
-                    )
-            check_order(path, reader.backwards, picker.seen)
-            yield check_complete(path, picker, reader.bad, reader.detail, reader.dropped)
+                        container, video = stack.enter_context(opened(path))
+            for careful in (False, True):
+                picks, reader = copy(picker), _Reader(container, video, careful)
+                try:
+                    for place, (time, frame) in enumerate(picks(reader.frames())):
+                        if place >= len(given):
+                            yield time, convert(frame)
+                            given.append(time)
+                        elif abs(time - given[place]) > 1e-6:
+                            raise DecodeError(
+                                "damaged", f"{path}: read again, it gives other frames", "a whole file"
+                            )
+                    check_order(path, reader.backwards, picks.seen)
+                    yield check_complete(path, picks, reader.bad, reader.detail, reader.dropped)
+                    return
+                except _Damaged:
+                    container, video = stack.enter_context(opened(path))
 
 
 def picker_for(
@@ -124,9 +130,11 @@ def picker_for(
 
 def _decoded_times(path: Path, declared: float | None) -> tuple[np.ndarray, float]:
     """The times of all frames and the end of the last, by decoding them: where packets do not tell."""
-    container, video = open_video(path)
-    with container:
-        shown = [(each.time, each.length) for each in _Reader(container, video).frames()]
+    shown: list[tuple[float, float]] = []
+    for careful in (False, True):
+        with opened(path) as (container, video), suppress(_Damaged):
+            shown = [(each.time, each.length) for each in _Reader(container, video, careful).frames()]
+            break
     if not shown:
         return np.empty(0), 0.0
     return np.asarray([time for time, _ in shown]), end_of(*shown[-1], declared)
@@ -173,21 +181,29 @@ class _Clock:
         return tick
 
 
+class _Damaged(Exception):
+    """Something could not be decoded: the file has to be read again, carefully."""
+
+
 class _Reader:
     """All whole frames of a stream in order of presentation.
 
-    A damaged packet spoils what is predicted from it, so frames are dropped from there to the next key frame;
-    `bad` counts those, and the packets.
+    Reading as fast as it goes, it raises _Damaged at the first fault. Reading carefully, on one thread (so
+    that an error is the fault of the packet at hand), it passes over it. A damaged packet spoils what is
+    predicted from it, so frames are dropped from there to the next key frame: `bad` counts both, `dropped` is
+    the end of the last frame left out.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
-        self.container, self.stream = container, stream
-        self.bad, self.detail, self.backwards = 0, "", 0
-        self.spoilt, self.dropped = False, 0.0
-        stream.thread_type = "AUTO"
+    def __init__(self, container: Any, stream: Any, careful: bool) -> None:
+        self.container, self.stream, self.careful = container, stream, careful
+        self.bad, self.detail, self.backwards, self.dropped = 0, "", 0, 0.0
+        stream.thread_type = "NONE" if careful else "AUTO"
         rate = declared_rate(stream)
         self.usual = 1 / rate if rate else 0.04
         self.clock = _Clock(container, stream)
+        self.fed = 0
+        self.number: dict[int, int] = {}  # of the packets on their way, by their time
+        self.spoilt: int | None = None  # the number of the last damaged packet
 
     def frames(self) -> Iterator[Shown[Any]]:
         base = self.stream.time_base
@@ -198,22 +214,31 @@ class _Reader:
                 self._count("a frame without a time")
                 continue
             if origin is None:  # damage at the start shall not shift the times of what follows
-                origin = float((min(tick, self.clock.first or tick) if self.bad else tick) * base)
+                first = self.clock.first if self.bad and self.clock.first is not None else tick
+                origin = float(min(tick, first) * base)
             time = float(tick * base) - origin
             length = float(frame.duration * base) if frame.duration else self.usual
-            if frame.is_corrupt:
-                self._spoil("a corrupt frame")
-            elif self.spoilt and not frame.key_frame:
-                self.bad += 1
-            else:
-                self.spoilt = False
-            if self.spoilt:
+            if not self._whole(frame):
                 self.dropped = time + length
             elif latest is not None and tick <= latest:
                 self.backwards += 1
             else:
                 latest = tick
                 yield Shown(time, length, frame)
+
+    def _whole(self, frame: Any) -> bool:
+        """Whether the frame is neither damaged nor predicted from one that is."""
+        number = self.number.pop(frame.pts, self.fed)
+        if frame.is_corrupt:
+            self._spoil("a corrupt frame", number)
+            return False
+        if self.spoilt is None or number < self.spoilt:
+            return True
+        if frame.key_frame and number > self.spoilt:
+            self.spoilt = None
+            return True
+        self.bad += 1
+        return False
 
     def _decoded(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -229,12 +254,15 @@ class _Reader:
             if packet.size == 0:
                 continue  # the flush that `demux` adds; done above, once
             self.clock.feed(packet)
+            self.fed += 1
+            if packet.pts is not None:
+                self.number[packet.pts] = self.fed
             if packet.is_corrupt:
-                self._spoil("a corrupt packet")
+                self._spoil("a corrupt packet", self.fed)
             try:
                 decoded = packet.decode()
             except av.FFmpegError as error:
-                self._spoil(error)
+                self._spoil(error, self.fed)
                 self.clock.lose(packet)
                 continue
             yield from decoded
@@ -247,11 +275,13 @@ class _Reader:
                 self._count(error)
             return []
 
-    def _spoil(self, what: object) -> None:
-        self.spoilt = True
+    def _spoil(self, what: object, number: int) -> None:
+        self.spoilt = number if self.spoilt is None else max(self.spoilt, number)
         self._count(what)
 
     def _count(self, what: object) -> None:
+        if not self.careful:
+            raise _Damaged
         self.bad += 1
         self.detail = self.detail or str(what)
 

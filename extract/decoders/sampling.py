@@ -121,8 +121,8 @@ class Picker(Generic[Payload]):
 
     `total`: the video's duration, which `frames` needs beforehand; `declared`: the container's. `instants`:
     those of `weaksvr`; `inside`: how many frames it counted in the trim. After the run: `stop`, the end of
-    the last frame; `gap`, the longest time without a new one; `seen` frames, `passed` of them in the trim,
-    `taken` chosen.
+    the last frame; `gap`, the longest time of the trim without a new one; `seen` frames, `passed` of them in
+    the trim, `taken` chosen.
     """
 
     sampling: Sampling
@@ -145,7 +145,8 @@ class Picker(Generic[Payload]):
         target = next(targets, None)
         previous: Shown[Payload] | None = None
         for frame in frames:
-            self.gap = max(self.gap, frame.time - (previous.time if previous is not None else 0.0))
+            before = max(self.start, previous.time if previous is not None else 0.0)
+            self.gap = max(self.gap, frame.time - before)
             # else `previous` is not shown inside the trim
             if previous is not None and frame.time > self.start + TOLERANCE:
                 wanted, target = self._wanted(previous, frame.time, target, targets)

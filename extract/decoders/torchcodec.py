@@ -31,7 +31,7 @@ from .base import (
     check_trim,
 )
 from .container import Probe, probe
-from .listing import list_frames
+from .listing import check_listed, list_frames
 from .pyav import picker_for
 
 BATCH_BYTES = 64 * 2**20  # frames are fetched in batches of about this size
@@ -55,8 +55,7 @@ class TorchCodecDecoder(Decoder):
         path = check_file(path)
         begin = check_trim(path, start, end)
         declared, listing = probe(path), list_frames(path)
-        if not listing.exact:
-            raise _unsupported(path, f"its format ({declared.format}) does not tell its frames beforehand")
+        check_listed(path, listing, declared.format)
         picker: Picker[int] = picker_for(path, sampling, begin, end, declared.duration, listing)
         chosen = list(picker(listing.shown()))
         finish = check_complete(path, picker, 0)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,3 +207,142 @@ def real() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real data at {REAL}")
     return REAL
+
+
+# ---- a zoo of files as ffmpeg makes them
+
+# every frame differs from those beside it, in colour and in brightness
+CHANGING = "hue=h=40*n:b='mod(n\\,4)-1.5'"
+SECONDS = f"-f lavfi -i testsrc2=size=64x48:rate=12:duration=2,{CHANGING}"
+H264 = "-c:v libx264 -pix_fmt yuv420p -g 8 -bf 2"
+H265 = "-c:v libx265 -pix_fmt yuv420p -x265-params log-level=none:keyint=8"
+INTERLACED = "-vf tinterlace=interleave_top,fieldorder=tff -flags +ildct+ilme"
+TWO_PICTURES = (
+    "-f lavfi -i testsrc2=size=32x24:rate=12:duration=2 -f lavfi -i testsrc=size=64x48:rate=12:duration=2 "
+    "-f lavfi -i sine=duration=2 -map 0:v -map 1:v -map 2:a -c:v libx264 -pix_fmt yuv420p -c:a aac"
+)
+# name -> what follows `ffmpeg -y` and comes before the file's name; {other.mp4}: another file of the zoo
+ZOO = {
+    # codecs and containers
+    "h264.mp4": f"{SECONDS} {H264}",
+    "h264.mov": f"{SECONDS} {H264}",
+    "h264.mkv": f"{SECONDS} {H264}",
+    "h264.flv": f"{SECONDS} {H264}",
+    "h264.avi": f"{SECONDS} {H264}",
+    "h264.ts": f"{SECONDS} {H264}",
+    # few of its packets have a time (and with larger ones the muxer gives two the same)
+    "h264.mpg": f"-f lavfi -i testsrc2=size=64x48:rate=12:duration=2 {H264} -f mpeg",
+    "bare.h264": f"{SECONDS} {H264}",
+    "fragments.mp4": f"{SECONDS} {H264} -movflags frag_keyframe+empty_moov",
+    "open-gop.mp4": f"{SECONDS} {H264} -x264-params open-gop=1:b-adapt=0:scenecut=0",
+    "refreshed.mp4": f"{SECONDS} -c:v libx264 -pix_fmt yuv420p -x264-params intra-refresh=1:keyint=8",
+    "h265.mp4": f"{SECONDS} {H265}",
+    "h265.mkv": f"{SECONDS} {H265}:open-gop=1",
+    "h265.ts": f"{SECONDS} {H265}",
+    "mpeg4.mp4": f"{SECONDS} -c:v mpeg4 -g 8 -bf 2 -q:v 3",
+    "mpeg4.avi": f"{SECONDS} -c:v mpeg4 -g 8 -bf 2 -q:v 3",
+    "packed.avi": f"{SECONDS} -c:v libxvid -g 8 -bf 2 -q:v 3",
+    "msmpeg4.avi": f"{SECONDS} -c:v msmpeg4 -g 8 -q:v 3",
+    "mpeg2.mpg": f"{SECONDS} -c:v mpeg2video -r 25 -g 8 -bf 2 -q:v 3",
+    "mpeg2.ts": f"{SECONDS} -c:v mpeg2video -r 25 -g 8 -bf 2 -q:v 3",
+    "mpeg2.mkv": f"{SECONDS} -c:v mpeg2video -r 25 -g 8 -bf 2 -q:v 3",
+    "mpeg1.mpg": f"{SECONDS} -c:v mpeg1video -r 25 -g 8 -bf 2 -q:v 3",
+    "vp8.webm": f"{SECONDS} -c:v libvpx -g 8 -b:v 200k",
+    "hidden.webm": "-f lavfi -i testsrc2=size=64x48:rate=24:duration=4,hue=h=9*n -c:v libvpx -g 100 "
+    "-auto-alt-ref 1 -lag-in-frames 25 -arnr-maxframes 7 -arnr-strength 5 -b:v 60k",
+    "vp9.webm": f"{SECONDS} -c:v libvpx-vp9 -g 8 -b:v 200k",
+    "vp9.mp4": f"{SECONDS} -c:v libvpx-vp9 -g 8 -b:v 200k",
+    "av1.mkv": f"{SECONDS} -c:v libaom-av1 -g 8 -cpu-used 8 -b:v 200k",
+    "av1.mp4": f"{SECONDS} -c:v libaom-av1 -g 8 -cpu-used 8 -b:v 200k",
+    "mjpeg.avi": f"{SECONDS} -c:v mjpeg -q:v 3",
+    "mjpeg.mov": f"{SECONDS} -c:v mjpeg -q:v 3",
+    "gif.gif": SECONDS,
+    "apng.apng": f"{SECONDS} -f apng",
+    "prores.mov": f"{SECONDS} -c:v prores_ks",
+    "ffv1.mkv": f"{SECONDS} -c:v ffv1",
+    "theora.ogv": f"{SECONDS} -c:v libtheora -q:v 7",
+    "wmv.asf": f"{SECONDS} -c:v wmv2 -q:v 3 -f asf",
+    "flv1.flv": f"{SECONDS} -c:v flv -q:v 3",
+    "raw.avi": f"{SECONDS} -c:v rawvideo -pix_fmt bgr24",
+    # pictures
+    "full-range.mp4": f"{SECONDS} -vf scale=out_range=full,format=yuv420p -color_range pc {H264}",
+    "full-range.avi": f"{SECONDS} -c:v mjpeg -pix_fmt yuvj420p -q:v 2",
+    "bt709.mp4": f"{SECONDS} -vf scale=out_color_matrix=bt709,format=yuv420p -colorspace bt709 "
+    f"-color_primaries bt709 -color_trc bt709 {H264}",
+    "10-bit.mp4": f"{SECONDS} -c:v libx264 -pix_fmt yuv420p10le -g 8",
+    "10-bit.mkv": f"{SECONDS} -c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=none",
+    "444.mp4": f"{SECONDS} -c:v libx264 -pix_fmt yuv444p -g 8",
+    "rgb.mkv": f"{SECONDS} -c:v libx264rgb -pix_fmt rgb24 -g 8",
+    "grey.mkv": f"{SECONDS} -c:v ffv1 -pix_fmt gray10le",
+    "alpha.mov": f"{SECONDS} -c:v prores_ks -pix_fmt yuva444p10le",
+    "odd.mp4": f"{SECONDS} -vf scale=63:47 -c:v libx264 -pix_fmt yuv444p -g 8",
+    "odd.mkv": f"{SECONDS} -vf scale=63:47 -c:v ffv1 -pix_fmt yuv420p",
+    "interlaced.mp4": f"{SECONDS} {INTERLACED} -c:v libx264 -pix_fmt yuv420p -g 8",
+    "interlaced.ts": f"{SECONDS} {INTERLACED} -c:v mpeg2video -pix_fmt yuv420p -r 25 -q:v 3",
+    "8k.mov": "-f lavfi -i testsrc2=size=7680x4320:rate=1:duration=1 -frames:v 1 -c:v mjpeg -q:v 9",
+    # times
+    "vfr.mkv": f"{SECONDS} -vf select='not(mod(n\\,2))+lt(n\\,6)' -fps_mode vfr {H264}",
+    "vfr.mp4": f"{SECONDS} -vf select='not(mod(n\\,3))+lt(n\\,6)' -fps_mode vfr {H264}",
+    "edited.mp4": "-ss 0.7 -i {h264.mp4} -c copy",
+    "negative.mp4": "-itsoffset -0.5 -i {h264.mp4} -c copy -avoid_negative_ts disabled",
+    "negative.mkv": "-itsoffset -0.5 -i {h264.mp4} -c copy -copyts -avoid_negative_ts disabled",
+    "late.mkv": "-i {h264.mp4} -c copy -output_ts_offset 5",
+    "cut-copy.mkv": "-ss 0.7 -i {open-gop.mp4} -c copy -avoid_negative_ts make_zero",
+    "one.mp4": f"{SECONDS} -frames:v 1 {H264}",
+    "one.mkv": f"{SECONDS} -frames:v 1 -c:v ffv1",
+    "3-hours.mp4": "-f lavfi -i testsrc2=size=64x48:rate=1/10:duration=10800,hue=h=40*n -c:v libx264 "
+    "-preset ultrafast -pix_fmt yuv420p -g 30",
+    "5-minutes.mkv": "-f lavfi -i testsrc2=size=64x48:rate=5:duration=300,hue=h=40*n -c:v libx264 "
+    "-preset ultrafast -pix_fmt yuv420p -g 50 -bf 2",
+    # streams
+    "two.mp4": f"{TWO_PICTURES} -disposition:v:1 default -disposition:v:0 0",
+    "two.mkv": f"{TWO_PICTURES}",
+    "still.jpg": f"{SECONDS} -frames:v 1",
+    "cover.mp4": "-i {h264.mp4} -i {still.jpg} -map 0 -map 1 -c copy -disposition:v:1 attached_pic",
+    "cover-only.m4a": "-f lavfi -i sine=duration=2 -i {still.jpg} -map 0 -map 1 -c:a aac -c:v copy "
+    "-disposition:v:0 attached_pic",
+    "audio.mp4": "-f lavfi -i sine=duration=2 -c:a aac",
+    "nothing.mp4": f"{SECONDS} -t 0 {H264}",
+    "nothing.mkv": f"{SECONDS} -frames:v 0 {H264}",
+}
+# made through a pipe, so that the container cannot tell its duration
+PIPED = {
+    f"no-duration.{end}": f"-i {{{source}}} -c copy -f {kind} -"
+    for end, source, kind in [
+        ("mkv", "h264.mp4", "matroska"),
+        ("webm", "vp9.webm", "webm"),
+        ("flv", "h264.mp4", "flv"),
+        ("ts", "h264.mp4", "mpegts"),
+    ]
+}
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives a file of the zoo by its name (see ZOO and PIPED), made when first asked for."""
+    folder = tmp_path_factory.mktemp("zoo")
+    if not (program := shutil.which("ffmpeg")):
+        pytest.skip("no ffmpeg to make the files with")
+
+    def give(name: str) -> Path:
+        path = folder / name
+        if path.exists():
+            return path
+        if name.startswith("turned"):  # turned90.mp4, ...
+            return make_video(path, [k / 12 for k in range(24)], rotation=int(path.stem[6:]), size=(64, 48))
+        if name.startswith("all-keys"):  # an mp4 that calls every frame a key frame
+            data = give({"all-keys.mp4": "h264.mp4", "all-keys-4.mp4": "mpeg4.mp4"}[name]).read_bytes()
+            path.write_bytes(data.replace(b"stss", b"free"))
+            return path
+        arguments = shlex.split(ZOO.get(name) or PIPED[name])
+        arguments = [str(give(each[1:-1])) if each[:1] == "{" else each for each in arguments]
+        command = [program, "-nostdin", "-loglevel", "error", "-y", *arguments]
+        with open(path, "wb") if name in PIPED else nullcontext() as out:
+            done = subprocess.run(command + ([] if out else [str(path)]), stdout=out, stderr=subprocess.PIPE)
+        if done.returncode or not path.exists():
+            pytest.skip(
+                f"this ffmpeg cannot make {name}: {done.stderr.decode(errors='replace').strip():.200}"
+            )
+        return path
+
+    return give

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,10 @@ from stepclip.extract.decoders import DECODERS, DecodeError, Picker, Sampling, S
 TOLERANCE = 0.0015  # seconds; times in these tests are multiples of 1/120 s, so nothing lies near the edge
 
 
-@pytest.fixture(scope="module", params=list(DECODERS))
+@pytest.fixture(
+    scope="module",  # torchcodec imports torch first
+    params=["pyav", "decord", "ffmpeg", pytest.param("torchcodec", marks=pytest.mark.slow)],
+)
 def decoder(request: pytest.FixtureRequest):
     try:
         return get_decoder(request.param)
@@ -27,10 +31,58 @@ def decoder(request: pytest.FixtureRequest):
         pytest.skip(error.found)
 
 
-@pytest.fixture(scope="module")
-def usable() -> set[str]:
-    """The decoders that this machine has."""
-    return {backend.name for backend in backends() if backend.usable}
+def usable(names: tuple[str, ...]) -> list[str]:
+    """Those of the decoders that this machine has."""
+    found = []
+    for name in names:
+        with suppress(DecodeError):
+            found.append(get_decoder(name).name)
+    return found
+
+
+# decoders to be compared with PyAV
+OTHERS = pytest.mark.parametrize(
+    "others", [("decord", "ffmpeg"), pytest.param(("torchcodec",), marks=pytest.mark.slow)], ids="-".join
+)
+
+
+@pytest.mark.slow
+def test_nvdec_is_off_unless_asked_for_and_says_what_it_needs():
+    found = {backend.name: backend for backend in backends()}
+    assert not found["torchcodec:cuda"].usable or get_decoder("torchcodec:cuda").device == "cuda"
+    if found["torchcodec"].usable:
+        assert get_decoder("torchcodec").device == "cpu"
+    for name in ("torchcodec", "torchcodec:cuda"):
+        assert "pip install" in found[name].install
+        if not found[name].usable:
+            with pytest.raises(DecodeError) as caught:
+                get_decoder(name)
+            assert caught.value.reason == "decoder-unavailable"
+
+
+@pytest.mark.slow
+def test_nvdec_shows_the_same_frames(videos: Path, tools: SimpleNamespace):
+    """Its conversion of colours is another, so they are only alike."""
+    try:
+        decoder = get_decoder("torchcodec:cuda")
+    except DecodeError as error:
+        pytest.skip(error.found)
+    got = decoder.decode(videos / "good.mp4", Sampling(fps=4), size=32)
+    assert [tools.number(image, 24) for image in got.images] == list(range(0, 24, 3))
+    assert got.times == pytest.approx(np.arange(8) / 4, abs=1e-6)
+
+
+def test_a_decoder_whose_libraries_do_not_load_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
+    """torchcodec without FFmpeg's shared libraries raises RuntimeError with a page of text."""
+    from stepclip.extract import decoders
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Could not load libtorchcodec. Likely causes:\n 1. ...")
+
+    monkeypatch.setattr(decoders, "import_module", fail)
+    with pytest.raises(DecodeError, match="apt install ffmpeg") as caught:
+        get_decoder("torchcodec")
+    assert caught.value.found.endswith("Could not load libtorchcodec. Likely causes:")
 
 
 # ---- sampling
@@ -224,9 +276,10 @@ def test_a_video_with_sound_that_starts_late(decoder, tmp_path: Path, tools: Sim
     ],
     ids=str,
 )
-def test_backends_agree_on_real_clips(real: Path, usable: set[str], name: str, sampling: Sampling):
+@OTHERS
+def test_backends_agree_on_real_clips(real: Path, others: tuple[str, ...], name: str, sampling: Sampling):
     reference = get_decoder("pyav").decode(real / "videos" / name, sampling)
-    for other in usable - {"pyav"}:
+    for other in usable(others):
         got = get_decoder(other).decode(real / "videos" / name, sampling)
         assert got.times == pytest.approx(reference.times, abs=1e-5), other
         assert got.duration == pytest.approx(reference.duration, abs=1e-5)
@@ -247,13 +300,14 @@ def test_av1(real: Path):
     assert caught.value.reason == "unsupported" and "pyav" in caught.value.run
 
 
-def test_mpeg_ts(tmp_path: Path, tools: SimpleNamespace, usable: set[str]):
+@OTHERS
+def test_mpeg_ts(tmp_path: Path, tools: SimpleNamespace, others: tuple[str, ...]):
     """decord gives wrong frames from it without a word, so it refuses; torchcodec cannot read it."""
     file = tools.video(tmp_path / "stream.ts", [k / 12 for k in range(24)])
     for name in ("pyav", "ffmpeg"):
         got = get_decoder(name).decode(file, Sampling(fps=4))
         assert [tools.number(image, 24) for image in got.images] == list(range(0, 24, 3)), name
-    for name in usable & {"decord", "torchcodec"}:
+    for name in set(usable(others)) - {"ffmpeg"}:
         with pytest.raises(DecodeError, match="mpegts") as caught:
             get_decoder(name).decode(file, Sampling())
         assert caught.value.reason == "unsupported" and "--decoder pyav" in str(caught.value)
@@ -279,8 +333,8 @@ def test_mpeg_ts(tmp_path: Path, tools: SimpleNamespace, usable: set[str]):
 def test_a_broken_file_has_its_reason(decoder, videos: Path, name: str, reasons: set[str]):
     with pytest.raises(DecodeError) as caught:
         decoder.decode(videos / name, Sampling(fps=4))
-    if decoder.name in ("decord", "torchcodec"):  # they give up at the first fault: cut or unreadable?
-        reasons = reasons | {"unreadable"}
+    if decoder.name in ("decord", "torchcodec"):  # they give up at the first fault, whatever it comes of
+        reasons = reasons | {"unreadable", "damaged"}
     assert caught.value.reason in reasons
     assert name in str(caught.value)
 
