@@ -46,10 +46,10 @@ def compact(
     cache = open_cache(path)
     report = MergeReport("compact", str(cache.folder))
     with locked(cache.folder / UPKEEP, BUSY):
-        sweep(cache.folder)
         cache.catalogue.refresh()
         report.shards_before = len(cache.catalogue.shards)
         _Compaction(cache, shard_bytes, report).run(progress)
+        sweep(cache.catalogue)
         report.shards_after = len(cache.catalogue.shards)
     report.seconds = time.monotonic() - began
     return report

@@ -16,6 +16,7 @@ from .catalogue import Catalogue
 from .commit import commit_shard, host_name, own_name
 from .errors import StepclipError
 from .files import TEMPORARY, sync_folder
+from .header import read_header, survivors
 from .layout import CacheInfo
 from .mergereport import MergeReport
 from .shard import ShardRows, Video, map_shard, whole_video
@@ -109,14 +110,31 @@ class Copies:
         self.videos, self.bytes = [], 0
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a merge or compaction of this host left that was killed before its commit; hold UPKEEP."""
+def sweep(catalogue: Catalogue) -> None:
+    """Remove what a merge or compaction of this host left that was killed before its commit; hold UPKEEP.
+
+    Data without rows may also be a shard whose row file was lost: it stays, for `stepclip cache repair`, when
+    it has a video that lies nowhere else.
+    """
     ours = f"{_MADE}-{host_name()}-"
-    for path in (folder / "shards").glob(f"*{ours}*"):
+    for path in (catalogue.folder / "shards").glob(f"*{ours}*"):
         aside = path.name.startswith("." + ours) and path.name.endswith(TEMPORARY)
-        uncommitted = path.name.startswith(ours) and not path.with_suffix(".parquet").exists()
-        if aside or uncommitted:
+        alone = path.name.startswith(ours) and not path.with_suffix(".parquet").exists()
+        if aside or (alone and _lies_elsewhere(path, catalogue)):
             remove(path)
+
+
+def _lies_elsewhere(data: Path, catalogue: Catalogue) -> bool:
+    """Whether each video of data without rows is committed, as new or newer, in a shard that is there."""
+    try:
+        rows = read_header(data).rows if survivors([data]) else None
+    except ValueError:
+        return False
+    there = {video_id: catalogue.where[video_id] for video_id in catalogue.intact()}
+    return rows is not None and all(
+        video_id in there and there[video_id][0].commits[there[video_id][1]] >= committed
+        for video_id, committed in zip(rows.ids, rows.commits, strict=True)
+    )
 
 
 def remove_shards(shards: Iterable[ShardRows]) -> None:

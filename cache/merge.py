@@ -66,7 +66,6 @@ def merge(
         locked(folder / UPKEEP, BUSY),
         FeatureWriter(folder, info.fingerprint, dim=info.dim, dtype=info.dtype, views=info.views) as writer,
     ):
-        sweep(folder)
         target = Catalogue(folder, info.fingerprint.digest)
         report.shards_before = len(target.shards)
         for catalogue in (target, *(cache.catalogue for cache in caches)):
@@ -80,6 +79,7 @@ def merge(
             report.damaged += _copy(todo, [cache.catalogue for cache in caches], copies, shard_bytes)
         _add_texts(writer, texts, report)
         target.refresh()
+        sweep(target)
         report.shards_after = len(target.shards)
         _add_failures(target, caches, report)
     report.seconds = time.monotonic() - began

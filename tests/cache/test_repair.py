@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Source, StepclipError
+from stepclip.cache.compact import compact
 from stepclip.cache.layout import Failure
 from stepclip.cache.repair import RepairReport, repair
 from stepclip.cache.shard import read_rows
@@ -223,6 +224,16 @@ def test_data_without_rows_whose_videos_were_done_again_are_put_aside(cache: Pat
     age(cache / SHARD)
     done = mended(cache, tools, [])
     assert (done.saved, done.aside) == ([], [SHARD])
+
+
+def test_a_compacted_shard_whose_row_file_is_lost_waits_for_the_repair(cache: Path, tools: Any) -> None:
+    """A compaction removes what one before it left that was killed; this is not that."""
+    compact(cache, progress=False)
+    (rows,) = (cache / "shards").glob("merged-*.parquet")
+    rows.unlink()
+    age(rows.with_suffix(".h5"))
+    compact(cache, progress=False)
+    assert mended(cache, tools, [], ()).saved == list(tools.names)
 
 
 def test_what_was_replaced_does_not_come_back(cache: Path, tools: Any) -> None:
