@@ -19,10 +19,10 @@ import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Source, StepclipError
 from stepclip.cache.commit import commit_shard
-from stepclip.cache.examine import Data
 from stepclip.cache.layout import CacheInfo, Failure
 from stepclip.cache.shard import ROWS_TYPES, ShardRows, Video, read_rows, write_rows
-from stepclip.cache.verify import VerifyReport, verify
+from stepclip.cache.upkeep.examine import Data
+from stepclip.cache.upkeep.verify import VerifyReport, verify
 
 KEPT = Path(__file__).parent / "kept" / "schema1"
 
@@ -118,8 +118,8 @@ def test_data_whose_rows_come_a_moment_later_is_no_fault(
         waited.append(seconds)
         rows.write_bytes(whole)
 
-    monkeypatch.setattr("stepclip.cache.survey.survivors", set)
-    monkeypatch.setattr("stepclip.cache.survey.time.sleep", sleep)
+    monkeypatch.setattr("stepclip.cache.upkeep.survey.survivors", set)
+    monkeypatch.setattr("stepclip.cache.upkeep.survey.time.sleep", sleep)
     report = verify(cache, progress=False)
     assert report.ok and report.videos == 10 and len(waited) == 1 and 0 < waited[0] <= 1
 
@@ -190,7 +190,7 @@ def test_a_header_that_hdf5_comes_to_no_end_with_is_named(tmp_path: Path, place:
     assert found(path) == {("shards/old-00000.h5", "damaged-header", (), "repair")}
 
 
-@pytest.mark.parametrize("step", [331, pytest.param(37, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [331, pytest.param(97, marks=pytest.mark.slow)])
 def test_a_flipped_byte_of_a_row_file_is_noticed_or_changes_nothing(rich: Path, step: int) -> None:
     rows = rich / "shards" / "a-00000.parquet"
     before = vars(read_rows(rows))
@@ -207,7 +207,7 @@ def test_a_flipped_byte_of_a_row_file_is_noticed_or_changes_nothing(rich: Path, 
     assert noticed > 0
 
 
-@pytest.mark.parametrize("step", [6007, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [6007, pytest.param(211, marks=pytest.mark.slow)])
 def test_every_flipped_byte_of_the_texts_is_noticed(rich: Path, step: int) -> None:
     texts = rich / "text.h5"
     for place in range(0, texts.stat().st_size, step):
@@ -476,7 +476,7 @@ def read_only(rich: Path) -> Iterator[Path]:
 
 
 def test_a_read_only_folder_is_read_and_verified_and_writing_is_refused(read_only: Path, tools: Any) -> None:
-    from stepclip.cache.repair import repair
+    from stepclip.cache.upkeep.repair import repair
 
     def work() -> None:
         before = {path: path.stat().st_mtime_ns for path in read_only.rglob("*")}
@@ -508,7 +508,7 @@ def test_a_read_only_folder_is_read_and_verified_and_writing_is_refused(read_onl
 
 
 def test_a_file_that_may_not_be_read_is_no_damage(read_only: Path) -> None:
-    from stepclip.cache.repair import repair
+    from stepclip.cache.upkeep.repair import repair
 
     os.chmod(read_only / "shards" / "a-00000.h5", 0)
 
