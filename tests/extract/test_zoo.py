@@ -45,7 +45,7 @@ EXACT: dict[str, dict[str, str]] = {
     "mpeg2.mkv": {},
     "mpeg1.mpg": REFUSED,
     "vp8.webm": {},
-    "hidden.webm": {},
+    "hidden.webm": REFUSED,  # they count packets that are not shown
     "vp9.webm": {},
     "vp9.mp4": {},
     "av1.mkv": {"decord": "unsupported"},
