@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -87,10 +88,6 @@ class MappedFeatures:
                 "a view that was extracted",
             )
         wanted = rows.detach().cpu().numpy().reshape(-1)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.count:
-            raise StepclipError(
-                f"rows {wanted.min()} to {wanted.max()} of {self.count}", f"rows from 0 to {self.count - 1}"
-            )
         taken = np.empty((wanted.size, self.dim), self._store.dtype)
         while wanted.size:
             layout = self._layout
@@ -119,9 +116,11 @@ class MappedFeatures:
         arrays: dict[int, np.ndarray] = {}
         pieces = []
         bounds, shard, shift = layout.lists
-        begins = [0, *jumps.tolist()]
-        for row, begin, end in zip(wanted[begins].tolist(), begins, [*begins[1:], len(wanted)], strict=True):
+        begins, firsts = [0, *jumps.tolist()], [int(wanted[0]), *wanted[jumps].tolist()]
+        for row, begin, end in zip(firsts, begins, [*begins[1:], len(wanted)], strict=True):
             size = end - begin
+            if row < 0 or row + size > self._bounds[-1]:
+                self._refuse(row, row + size - 1)
             while size:
                 run = bisect_right(bounds, row) - 1
                 here = min(size, bounds[run + 1] - row)
@@ -133,6 +132,8 @@ class MappedFeatures:
         np.concatenate(pieces, out=out)
 
     def _pick(self, layout: _Layout, wanted: np.ndarray, view: int | None, out: np.ndarray) -> None:
+        if wanted.min() < 0 or wanted.max() >= self.count:
+            self._refuse(int(wanted.min()), int(wanted.max()))
         starts, shards, shift = layout.runs
         run = np.searchsorted(starts, wanted, side="right") - 1
         place, shard = wanted + shift[run], shards[run]
@@ -149,6 +150,9 @@ class MappedFeatures:
             np.take(array, place[first:last], axis=0, out=laid[first:last], mode="clip")
         if order is not None:
             out[order] = laid
+
+    def _refuse(self, first: int, last: int) -> NoReturn:
+        raise StepclipError(f"rows {first} to {last} of {self.count}", f"rows from 0 to {self.count - 1}")
 
     def _array(self, layout: _Layout, number: int, view: int | None) -> np.ndarray:
         mapped = self._store._map(layout.shards[number])

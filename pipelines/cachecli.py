@@ -43,7 +43,7 @@ def verify_(
     quiet: Quiet = False,
 ) -> None:
     """Read every byte against its checksum and name every fault. Exit code 1 when there is one."""
-    from ..cache.verify import verify
+    from ..cache.upkeep.verify import verify
 
     paths = layout_of(root).choose_dataset(dataset)
     report = verify(paths.features, progress=not quiet)
@@ -72,7 +72,7 @@ def repair_(
 
     Nothing is deleted. Exit code 1 when videos are lost, which `stepclip extract` does again.
     """
-    from ..cache.repair import repair
+    from ..cache.upkeep.repair import repair
 
     report = repair(layout_of(root).choose_dataset(dataset).features, progress=not quiet, dry_run=dry_run)
     _show(report)
@@ -102,7 +102,7 @@ def merge_(
 @cache_app.command("compact")
 def compact_(dataset: Dataset = None, root: Root = HERE, quiet: Quiet = False) -> None:
     """Small shards become big ones; what was replaced by newer features goes. Safe while others read."""
-    from ..cache.merge import compact
+    from ..cache.upkeep.merge import compact
 
     report = compact(layout_of(root).choose_dataset(dataset).features, progress=not quiet)
     _show(report)

@@ -11,10 +11,10 @@ from ..cache.errors import StepclipError
 from .paths import DatasetPaths, Layout
 
 if TYPE_CHECKING:
-    from ..cache.exporting import ExportReport
-    from ..cache.importing import ImportReport
+    from ..cache.exchange.exporting import ExportReport
+    from ..cache.exchange.importing import ImportReport
     from ..cache.manifest import Manifest
-    from ..cache.merge import MergeReport
+    from ..cache.upkeep.merge import MergeReport
     from ..extract.recheck import Recheck
 
 
@@ -52,7 +52,7 @@ def merge_stage(
     Features and manifests; StepclipError, before anything is written, when features were made in another way
     or a video's row contradicts another's.
     """
-    from ..cache.merge import merge
+    from ..cache.upkeep.merge import merge
 
     found = [_dataset(layout, source) for source in sources]
     out = layout.dataset(into)
@@ -85,7 +85,7 @@ def import_stage(
     `options` are those of `cache.importing.import_features`; encoder: encodes the steps and paragraphs, and
     later the queries. A dataset known to hold features (gtea) needs no options; `split` chooses its split.
     """
-    from ..cache.importing import import_features
+    from ..cache.exchange.importing import import_features
     from ..cache.manifest import Manifest
     from .paths import record
 
@@ -119,7 +119,7 @@ def export_stage(
     """A dataset's features, texts and manifest in another format; `options` are those of
     `cache.exporting.export`.
     """
-    from ..cache.exporting import export
+    from ..cache.exchange.exporting import export
     from ..cache.manifest import Manifest
 
     manifest = Manifest.read(paths.manifest)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from stepclip.cache import (
     FeatureStore,
 )
-from stepclip.cache.importing import ImportReport, import_features
+from stepclip.cache.exchange.importing import ImportReport, import_features
 
 DIM = 6
 Arrays = dict[str, np.ndarray]

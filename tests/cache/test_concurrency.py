@@ -20,7 +20,7 @@ import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, catalogue
 from stepclip.cache.files import write_json
-from stepclip.cache.merge import compact, merge
+from stepclip.cache.upkeep.merge import compact, merge
 
 FINGERPRINT, DIM = Fingerprint({"encoder.name": "crowd"}), 6
 FULL = 1500  # bytes of a full shard: about ten of the videos

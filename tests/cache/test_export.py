@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepclip.cache import forms, parquetform
 from stepclip.cache.errors import StepclipError
-from stepclip.cache.exported import Exported, about_checksum, read_export
-from stepclip.cache.exporting import export
-from stepclip.cache.filenames import FileNames
+from stepclip.cache.exchange import forms, parquetform
+from stepclip.cache.exchange.exported import Exported, about_checksum, read_export
+from stepclip.cache.exchange.exporting import export
+from stepclip.cache.exchange.filenames import FileNames
 from stepclip.cache.files import locked
 from stepclip.cache.fingerprint import Fingerprint
 from stepclip.cache.layout import Failure
@@ -200,8 +200,9 @@ def test_large_caches_go_into_many_files(
 MEASURED = """
 import re, sys
 from pathlib import Path
-from stepclip.cache import FeatureStore, exporting, forms, parquetform
-from stepclip.cache.exported import read_export
+from stepclip.cache import FeatureStore
+from stepclip.cache.exchange import exporting, forms, parquetform
+from stepclip.cache.exchange.exported import read_export
 def used():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 cache, out, format = sys.argv[1:]
@@ -802,7 +803,7 @@ def test_a_full_disk_leaves_what_was_there(cache: Path, tmp_path: Path, format: 
 
 KILLED = """
 import os, signal, sys
-from stepclip.cache import exporting, forms, folders, parquetform
+from stepclip.cache.exchange import exporting, forms, folders, parquetform
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 cache, out, format, moment = sys.argv[1:]

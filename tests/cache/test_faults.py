@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, StepclipError
-from stepclip.cache.repair import repair
-from stepclip.cache.verify import verify
+from stepclip.cache.upkeep.repair import repair
+from stepclip.cache.upkeep.verify import verify
 
 
 def redo(path: Path, tools: Any, names: tuple[str, ...]) -> set[str]:

@@ -22,7 +22,7 @@ from stepclip.cache import (
     StepclipError,
     VideoRow,
 )
-from stepclip.cache.exporting import export
+from stepclip.cache.exchange.exporting import export
 
 from .foreignfiles import (
     DIM,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stepclip.cache import Failure, FeatureStore, FeatureWriter, Fingerprint, Source, StepclipError
 from stepclip.cache.catalogue import read_copy
-from stepclip.cache.merge import compact, merge
+from stepclip.cache.upkeep.merge import compact, merge
 
 Content = dict[str, int]  # by video: its version
 SMALL = 2500  # bytes: a shard of a handful of the test's videos is full
@@ -235,18 +235,18 @@ def test_a_row_file_that_is_damaged_is_named(cache: Path, tmp_path: Path, tools:
 def test_a_source_that_is_compacted_meanwhile_is_read_to_its_end(
     cache: Path, tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stepclip.cache import copying
+    from stepclip.cache.upkeep import copying
 
     real, turns = copying.map_shard, iter(range(9))
 
     def late(rows: Any) -> Any:
         if next(turns) == 1:
             with monkeypatch.context() as patch:
-                patch.setattr("stepclip.cache.copying.map_shard", real)
+                patch.setattr("stepclip.cache.upkeep.copying.map_shard", real)
                 compact(cache, progress=False)
         return real(rows)
 
-    monkeypatch.setattr("stepclip.cache.copying.map_shard", late)
+    monkeypatch.setattr("stepclip.cache.upkeep.copying.map_shard", late)
     report = merge([cache], tmp_path / "out", progress=False)
     assert report.ok and report.videos == 10
     tools.check(FeatureStore.open(tmp_path / "out"), tools.names)
@@ -351,7 +351,7 @@ def test_a_cache_of_the_first_schema_is_compacted_and_merged(tmp_path: Path) -> 
 def test_what_a_writer_replaces_during_a_compaction_counts_whatever_its_clock_says(
     tmp_path: Path, tools: Any, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    from stepclip.cache import copying
+    from stepclip.cache.upkeep import copying
 
     put(tmp_path, tools, [("a", 0), ("b", 0)])
     slow = FeatureWriter(tmp_path, tools.fingerprint, dim=tools.dim)
@@ -366,7 +366,7 @@ def test_what_a_writer_replaces_during_a_compaction_counts_whatever_its_clock_sa
             slow.close()
 
     def commit(*given: Any) -> Any:
-        monkeypatch.setattr("stepclip.cache.copying.commit_shard", real)
+        monkeypatch.setattr("stepclip.cache.upkeep.copying.commit_shard", real)
         if first == "writer":
             replace()
         made = real(*given)
@@ -374,7 +374,7 @@ def test_what_a_writer_replaces_during_a_compaction_counts_whatever_its_clock_sa
             replace()
         return made
 
-    monkeypatch.setattr("stepclip.cache.copying.commit_shard", commit)
+    monkeypatch.setattr("stepclip.cache.upkeep.copying.commit_shard", commit)
     compact(tmp_path, progress=False)
     assert content(tmp_path, tools) == {"a": 1, "b": 0, "c": 0} and copies(tmp_path) == 4
     assert compact(tmp_path, progress=False).dropped == 1

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Source, StepclipError
-from stepclip.cache.compact import compact
 from stepclip.cache.layout import Failure
-from stepclip.cache.repair import RepairReport, repair
 from stepclip.cache.shard import read_rows
-from stepclip.cache.verify import verify
+from stepclip.cache.upkeep.compact import compact
+from stepclip.cache.upkeep.repair import RepairReport, repair
+from stepclip.cache.upkeep.verify import verify
 
 KEPT = Path(__file__).parent / "kept" / "schema1"
 SHARD, ROWS = "shards/a-00001.h5", "shards/a-00001.parquet"
@@ -292,7 +292,7 @@ def test_views_and_sources_are_saved_too(tmp_path: Path, tools: Any) -> None:
 
 
 def test_a_large_shard_is_saved_in_parts(cache: Path, tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepclip.cache.repair._BYTES", 500)
+    monkeypatch.setattr("stepclip.cache.upkeep.repair._BYTES", 500)
     flip(cache / SHARD, 50)
     done = mended(cache, tools, [])
     assert done.saved == IN_SHARD and len(list((cache / "shards").glob("saved-a-00001-*.h5"))) > 1
@@ -572,9 +572,9 @@ FULL_DISK = """
     import numpy as np
 
     from stepclip.cache import FeatureStore, FeatureWriter, StepclipError
-    from stepclip.cache.repair import repair
+    from stepclip.cache.upkeep.repair import repair
     from stepclip.cache.store import Failure
-    from stepclip.cache.verify import verify
+    from stepclip.cache.upkeep.verify import verify
 
     def refused(work):
         try:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_json
-from .shard import ShardRows
+from ..files import write_json
+from ..shard import ShardRows
 from .survey import Survey, survey
 
 _SHOWN = 3  # names of a list that are printed; the JSON has them all

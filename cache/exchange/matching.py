@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import StepclipError
+from ..manifest import Manifest
+from ..rows import VideoRow
 from .arrays import ForeignFault
-from .errors import StepclipError
-from .manifest import Manifest
 from .recordings import Entry
-from .rows import VideoRow
 
 
 @dataclass(frozen=True)

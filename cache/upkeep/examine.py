@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StepclipError
+from ..errors import StepclipError
+from ..shard import ROWS_CHECK, ROWS_KEY, SCHEMA, ShardRows, Video, head_checksum, read_rows
+from ..source import Source
 from .header import Header, NewerSchema, ends_before, read_header, rows_fault
-from .shard import ROWS_CHECK, ROWS_KEY, SCHEMA, ShardRows, Video, head_checksum, read_rows
-from .source import Source
 
 Shape = tuple[str, int, str, int]  # digest, dim, dtype, views: what all shards of a cache have in common
 _BLOCK = 4 << 20  # bytes read at once

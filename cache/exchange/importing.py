@@ -12,22 +12,22 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..errors import StepclipError, nearest
+from ..fingerprint import JSON, SCHEMA, Fingerprint
+from ..layout import read_about
+from ..manifest import Manifest
+from ..texts import TextTable
+from ..writer import FeatureWriter
 from .arrays import ForeignFault
-from .errors import StepclipError, nearest
 from .exported import is_export
-from .fingerprint import JSON, SCHEMA, Fingerprint
 from .foreign import Foreign
 from .foreigntexts import by_kind, read_text_features
 from .importreport import ImportReport
 from .importrun import ZERO_ROWS, ImportRun
 from .labels import LabelNames
-from .layout import read_about
-from .manifest import Manifest
 from .matching import match
 from .recordings import Keys, matrix
 from .restoring import restore
-from .texts import TextTable
-from .writer import FeatureWriter
 
 __all__ = ["ImportReport", "import_features"]
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
-from .layout import Failure
-from .manifest import Manifest
+from ..files import write_json
+from ..layout import Failure
+from ..manifest import Manifest
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import StepclipError
+from ..errors import StepclipError
 
 TORCH, HDF5 = (".pt", ".pth"), (".h5", ".hdf5")
 SUFFIXES = (".npy", ".npz", *TORCH, ".safetensors", *HDF5)

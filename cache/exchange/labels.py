@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import StepclipError, nearest
 from .arrays import ForeignFault
-from .errors import StepclipError, nearest
 
 BACKGROUND = "background"
 

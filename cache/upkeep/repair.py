@@ -22,16 +22,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .catalogue import COPY, Catalogue
-from .commit import commit_shard
-from .errors import StepclipError
+from ..catalogue import COPY, Catalogue
+from ..commit import commit_shard
+from ..errors import StepclipError
+from ..files import locked, sync_folder, write_atomically, write_json
+from ..layout import LOCK, UPKEEP, CacheInfo, scan_failures, write_about, write_failures
+from ..progress import byte_bar
+from ..shard import ROWS_TYPES, SCHEMA, ShardRows, Video, head_checksum, read_rows, write_rows
+from ..texts import write_texts
 from .examine import Data, Shard, conclude, differences, open_shard, read_by_rows
-from .files import locked, sync_folder, write_atomically, write_json
-from .layout import LOCK, UPKEEP, CacheInfo, scan_failures, write_about, write_failures
-from .progress import byte_bar
-from .shard import ROWS_TYPES, SCHEMA, ShardRows, Video, head_checksum, read_rows, write_rows
 from .survey import ACCOUNT, DAMAGED, FAILURES, PUT_ASIDE, TEXTS, Survey, cache_folder, look_at_texts, survey
-from .texts import write_texts
 from .verify import as_text, faults_of, some
 
 _BYTES = 64 << 20  # of videos that are in memory at once

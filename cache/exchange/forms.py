@@ -20,12 +20,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..layout import CacheInfo
+from ..rows import VideoRow
+from ..shard import Video
+from ..texts import TextTable, text_checksum
 from .exported import Place, shapes
 from .filenames import FileNames
-from .layout import CacheInfo
-from .rows import VideoRow
-from .shard import Video
-from .texts import TextTable, text_checksum
 
 PART = 1 << 30  # bytes of one tar or Parquet file, about
 _TENSORS = 1 << 28  # of one safetensors file: it is held in memory until it is written

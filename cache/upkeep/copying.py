@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalogue import Catalogue
-from .commit import commit_shard, host_name, own_name
-from .errors import StepclipError
-from .files import TEMPORARY, sync_folder
+from ..catalogue import Catalogue
+from ..commit import commit_shard, host_name, own_name
+from ..errors import StepclipError
+from ..files import TEMPORARY, sync_folder
+from ..layout import CacheInfo
+from ..shard import ShardRows, Video, map_shard, whole_video
+from ..store import FeatureStore
 from .header import read_header, survivors
-from .layout import CacheInfo
 from .mergereport import MergeReport
-from .shard import ShardRows, Video, map_shard, whole_video
-from .store import FeatureStore
 
 SHARD_BYTES = 256 << 20
 BUSY = "another repair, merge or compaction"

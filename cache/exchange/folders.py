@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import StepclipError
-from .files import TEMPORARY, abandoned, locked, sync_folder
+from ..errors import StepclipError
+from ..files import TEMPORARY, abandoned, locked, sync_folder
 
 _HELD = ".writing"  # locked in a folder that is being written
 

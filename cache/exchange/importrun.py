@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import StepclipError
+from ..files import locked
+from ..layout import LOCK, Failure, read_failures, write_failures
+from ..manifest import VideoRow
+from ..rows import procedure_of
+from ..source import Source
+from ..writer import FeatureWriter
 from .arrays import ForeignFault
-from .errors import StepclipError
-from .files import locked
 from .foreign import Foreign
 from .importreport import ImportReport
 from .labels import LabelNames
-from .layout import LOCK, Failure, read_failures, write_failures
-from .manifest import VideoRow
 from .matching import Job, cut
 from .recordings import Recording
-from .rows import procedure_of
-from .source import Source
-from .writer import FeatureWriter
 
 ZERO_ROWS = ("refuse", "drop")
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StepclipError
-from .fingerprint import Fingerprint
-from .layout import CacheInfo
-from .shard import SCHEMA, ShardRows, shard_rows
-from .texts import scan_texts
+from ..errors import StepclipError
+from ..fingerprint import Fingerprint
+from ..layout import CacheInfo
+from ..shard import SCHEMA, ShardRows, shard_rows
+from ..texts import scan_texts
 
 _SECONDS = 10  # of the processor, for one file, which takes milliseconds
 _DAMAGED = (OSError, KeyError, RuntimeError, AttributeError, TypeError, MemoryError, OverflowError)
@@ -137,7 +137,7 @@ def survivors(files: Sequence[Path]) -> set[Path]:
     while left:
         paths = os.pathsep.join(path for path in sys.path if path)
         child = subprocess.run(
-            [sys.executable, "-c", "from stepclip.cache.header import try_files; try_files()"],
+            [sys.executable, "-c", "from stepclip.cache.upkeep.header import try_files; try_files()"],
             input="\0".join(map(os.path.abspath, left)).encode(errors="surrogateescape"),
             capture_output=True,
             env={**os.environ, "PYTHONPATH": paths},

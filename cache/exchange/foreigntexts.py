@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import StepclipError
+from ..texts import KINDS, TextTable
 from .arrays import ForeignFault, NamedArrays, open_arrays
-from .errors import StepclipError
-from .texts import KINDS, TextTable
 
 _EXPECTED = (
     "strings (n,) and features (n, D), or a vector (D,) by its sentence; both also in groups: step, paragraph"

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..layout import CacheInfo
+from ..rows import VideoRow
+from ..shard import Video
+from ..texts import TextTable
 from .forms import Entry, Form, text_entry
-from .layout import CacheInfo
-from .rows import VideoRow
-from .shard import Video
-from .texts import TextTable
 
 _ROW_GROUP = 16 << 20  # bytes: what is held in memory, and what a damaged page may cost
 

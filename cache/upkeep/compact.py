@@ -11,6 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ..files import locked
+from ..layout import UPKEEP, read_about, write_about
+from ..progress import byte_bar
+from ..shard import SCHEMA, ShardRows, Video
 from .copying import (
     BUSY,
     SHARD_BYTES,
@@ -25,11 +29,7 @@ from .copying import (
     size_of,
     sweep,
 )
-from .files import locked
-from .layout import UPKEEP, read_about, write_about
 from .mergereport import MergeReport
-from .progress import byte_bar
-from .shard import SCHEMA, ShardRows, Video
 
 
 def compact(

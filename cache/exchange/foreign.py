@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import StepclipError, nearest
 from .arrays import SUFFIXES, ForeignFault, Look, NamedArrays, open_arrays
-from .errors import StepclipError, nearest
 from .recordings import KNOWN, OTHERS, Entry, Keys, Members, Recording
 
 TEST_IDS = "test_ids"

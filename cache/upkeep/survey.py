@@ -9,15 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .catalogue import COPY, listing, read_copy
-from .errors import StepclipError
+from ..catalogue import COPY, listing, read_copy
+from ..errors import StepclipError
+from ..files import TEMPORARY, abandoned, read_json
+from ..layout import CacheInfo, Failure, read_about, scan_failures
+from ..progress import byte_bar
+from ..shard import SCHEMA, ShardRows
+from ..texts import OTHER, SEAL, TextTable, scan_texts, seal_fault
 from .examine import Finding, Shape, Shard, conclude, differences, must_read, newer, open_shard, read_by_rows
-from .files import TEMPORARY, abandoned, read_json
 from .header import survivors
-from .layout import CacheInfo, Failure, read_about, scan_failures
-from .progress import byte_bar
-from .shard import SCHEMA, ShardRows
-from .texts import OTHER, SEAL, TextTable, scan_texts, seal_fault
 
 ACCOUNT, TEXTS, FAILURES, DAMAGED = "cache.json", "text.h5", "failed.jsonl", "damaged"
 PUT_ASIDE = "text.damaged.h5"  # by a writer

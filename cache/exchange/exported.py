@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StepclipError, nearest
-from .files import read_json
-from .fingerprint import Fingerprint
-from .layout import CacheInfo, Failure
-from .shard import Video
-from .source import Source
-from .texts import KINDS, TextTable, text_checksum
+from ..errors import StepclipError, nearest
+from ..files import read_json
+from ..fingerprint import Fingerprint
+from ..layout import CacheInfo, Failure
+from ..shard import Video
+from ..source import Source
+from ..texts import KINDS, TextTable, text_checksum
 
 ABOUT = "stepclip.json"
 MANIFEST = "manifest"  # a folder that `Manifest.read` takes, where a manifest was given

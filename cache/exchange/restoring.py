@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .catalogue import Catalogue
-from .errors import StepclipError
+from ..catalogue import Catalogue
+from ..errors import StepclipError
+from ..layout import Failure
+from ..manifest import Manifest, VideoRow
+from ..shard import ShardRows, Video, checksum
+from ..writer import FeatureWriter
 from .exported import MANIFEST, read_export
 from .importreport import ImportReport
 from .importrun import note_failures, progress_bar
-from .layout import Failure
-from .manifest import Manifest, VideoRow
-from .shard import ShardRows, Video, checksum
-from .writer import FeatureWriter
 
 
 def restore(folder: Path, report: ImportReport, given: Manifest | None, progress: bool) -> None:

@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StepclipError, nearest
+from ..errors import StepclipError, nearest
+from ..files import write_atomically, write_json
+from ..fingerprint import Fingerprint
+from ..layout import CacheInfo, Failure
+from ..manifest import Manifest
+from ..shard import Video
+from ..store import FeatureStore
+from ..texts import TextTable, read_texts
 from .exported import ABOUT, FORMATS, KIND, MANIFEST, VERSION, about_checksum, read_export
-from .files import write_atomically, write_json
-from .fingerprint import Fingerprint
 from .folders import files_in, new_folder
 from .forms import Form, Npy, Safetensors, Webdataset, row_columns
-from .layout import CacheInfo, Failure
-from .manifest import Manifest
 from .parquetform import Parquet
-from .shard import Video
-from .store import FeatureStore
-from .texts import TextTable, read_texts
 
 DTYPES = ("float16", "float32")
 FORMS: dict[str, type[Form]] = {

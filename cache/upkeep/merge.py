@@ -14,7 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalogue import Catalogue
+from ..catalogue import Catalogue
+from ..errors import StepclipError
+from ..files import TEMPORARY, locked
+from ..layout import LOCK, UPKEEP, CacheInfo, Failure, cache_folder, read_about, read_failures, write_failures
+from ..progress import byte_bar
+from ..texts import KINDS, TextTable, read_texts
+from ..writer import FeatureWriter
 from .compact import compact
 from .copying import (
     BUSY,
@@ -28,13 +34,7 @@ from .copying import (
     read_videos,
     sweep,
 )
-from .errors import StepclipError
-from .files import TEMPORARY, locked
-from .layout import LOCK, UPKEEP, CacheInfo, Failure, cache_folder, read_about, read_failures, write_failures
 from .mergereport import MergeReport
-from .progress import byte_bar
-from .texts import KINDS, TextTable, read_texts
-from .writer import FeatureWriter
 
 __all__ = ["MergeReport", "compact", "merge"]
 

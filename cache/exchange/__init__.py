@@ -1,0 +1,1 @@
+"""Other formats: importing features that others made, exporting ours."""
