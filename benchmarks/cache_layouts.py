@@ -15,6 +15,7 @@ import torch
 
 from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint
 
+BATCH = 16  # videos
 FINGERPRINT = Fingerprint({"encoder.name": "random numbers"})
 
 
