@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_training_by_the_command_line(cli: Cli, tmp_path: Path, monkeypatch: pyt
     from stepclip.extract.benchlab import pretrain
 
     monkeypatch.setattr(pretrain, "CHECKED", 1)
+    monkeypatch.setattr(pretrain, "Training", partial(pretrain.Training, groups=12))  # a step of seconds
     out = tmp_path / "encoder"
     done = cli(
         "encoder", "train", "--out", out, "--clips", 1, "--steps", 1, "--workers", 1, "--device", "cpu"
