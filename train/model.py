@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cache.errors import StepclipError
-from .losses.video_paragraph import unit
+from .losses.unit import unit
 from .recipe import ModelConfig
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stepclip.cache import StepclipError
 from stepclip.train.alignment import monotone
 from stepclip.train.losses import frame_sentence_loss, pseudo_labels, unit, video_paragraph_loss
-from stepclip.train.losses.frame_sentence import PRIOR_SPREAD
+from stepclip.train.losses.pseudo_labels import PRIOR_SPREAD
 
 
 def golden_pair():

@@ -1,6 +1,30 @@
 """Losses: one per file, pure functions of tensors."""
 
-from .frame_sentence import FrameSentence, frame_sentence_loss, pseudo_labels
-from .video_paragraph import unit, video_paragraph_loss
+from .classification import classification_loss
+from .frame_sentence import FrameSentence, frame_log_p, frame_sentence_loss, gumbel
+from .frame_sentence_official import frame_sentence_official
+from .posteriors import monotone_posteriors
+from .pseudo_labels import pseudo_labels
+from .same_task import same_task_loss
+from .sequence_alignment import sequence_alignment_loss
+from .split import split_loss
+from .unit import unit
+from .video_paragraph import video_paragraph_loss
+from .viterbi_official import viterbi_official
 
-__all__ = ["FrameSentence", "frame_sentence_loss", "pseudo_labels", "unit", "video_paragraph_loss"]
+__all__ = [
+    "FrameSentence",
+    "classification_loss",
+    "frame_log_p",
+    "frame_sentence_loss",
+    "frame_sentence_official",
+    "gumbel",
+    "monotone_posteriors",
+    "pseudo_labels",
+    "same_task_loss",
+    "sequence_alignment_loss",
+    "split_loss",
+    "unit",
+    "video_paragraph_loss",
+    "viterbi_official",
+]

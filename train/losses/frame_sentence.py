@@ -2,60 +2,47 @@
 order.
 
 WeakSVR (CVPR 2023, eq. 5-9), corrected as `methods/weaksvr.md` 8.4 lists: padding sentences take no part, the
-logits are s * cos, the pseudo-labels are a Viterbi path over log-softmax emissions, and the text side is
-divided by the number of real sentences. (The released forms, with Gumbel noise and one-hot logits, are not in
-this file.)
+logits are s * cos, Viterbi's emissions are their log-softmax, and the text side is divided by the number of
+real sentences. The released form, with Gumbel noise on raw cosines and one-hot logits, is in
+`frame_sentence_official.py`.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ...cache.errors import StepclipError, nearest
-from ..alignment import monotone
-from .video_paragraph import unit
+from .pseudo_labels import PRIOR_SPREAD, Labelling, pseudo_labels
+from .split import split_loss
+from .unit import unit
 
-Labelling = Literal["viterbi", "visit-all", "prior", "uniform"]
-PRIOR_SPREAD = 0.15  # of "prior": standard deviation of a sentence's place, as a share of the video
 TextForm = Literal["mean", "mil"]
 
 
 class FrameSentence(NamedTuple):
-    """`image` () cross-entropy over sentences, `text` () over frames, `labels` (B, N) the pseudo-labels
-    used."""
+    """`image` () cross-entropy over sentences, `text` () over frames, `labels` the pseudo-labels used: (B, N)
+    int64, or (B, N, K) where they are soft."""
 
     image: Tensor
     text: Tensor
     labels: Tensor
 
 
-@torch.no_grad()
-def pseudo_labels(log_p: Tensor, lengths: Tensor, labelling: Labelling = "viterbi") -> Tensor:
-    """Which sentence each frame is taken to show, from the order alone: int64 (B, N), non-decreasing, <
-    lengths.
+def gumbel(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the same shape, from torch's generator (always in float32 or better)."""
+    drawn = torch.empty_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
+    return -drawn.exponential_().log()
 
-    `log_p` (B, N, K) log-softmax over the first `lengths` (B,) sentences. "viterbi": any forward jump;
-    "visit-all": every sentence visited; "prior": likewise, and a sentence is expected near its share of the
-    video (a Gaussian about the middle of its equal part); "uniform": equal parts, which looks at nothing (the
-    baseline that the others must beat).
-    """
-    if labelling == "uniform":
-        frame = torch.arange(log_p.shape[1], device=log_p.device)
-        return frame * lengths[:, None] // log_p.shape[1]
-    if labelling not in get_args(Labelling):
-        known = get_args(Labelling)
-        raise StepclipError(
-            f"labelling {labelling!r}{nearest(str(labelling), known)}", f"one of {', '.join(known)}"
-        )
-    if labelling == "prior":
-        place = (torch.arange(log_p.shape[1], device=log_p.device) + 0.5) / log_p.shape[1]
-        middle = (torch.arange(log_p.shape[2], device=log_p.device) + 0.5) / lengths[:, None]
-        off = (place[:, None] - middle[:, None]) / PRIOR_SPREAD
-        log_p = log_p - 0.5 * off.square()
-    return monotone(log_p, lengths_s=lengths, visit_all=labelling != "viterbi", check=False)
+
+def frame_log_p(frames: Tensor, steps: Tensor, lengths: Tensor, scale: Tensor | float) -> Tensor:
+    """Log-softmax of s cos over the real sentences: (B, N, K), -inf beyond `lengths`. What a teacher hands to
+    `pseudo_labels`."""
+    logits = scale * (unit(frames) @ unit(steps).mT)
+    real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
+    return logits.masked_fill(~real[:, None], -torch.inf).log_softmax(2)
 
 
 def frame_sentence_loss(
@@ -67,6 +54,10 @@ def frame_sentence_loss(
     labelling: Labelling = "viterbi",
     text_form: TextForm = "mean",
     labels: Tensor | None = None,
+    noise: Tensor | None = None,
+    tau: float = 1.0,
+    spread: float = PRIOR_SPREAD,
+    sentences: Tensor | float | None = None,
 ) -> FrameSentence:
     """`frames` (B, N, E) raw, `steps` (B, K, E) raw and padded, `lengths` (B,) real sentences, at least 1
     each.
@@ -74,24 +65,39 @@ def frame_sentence_loss(
     Image side: the mean over frames of -log softmax_k(s cos) at the frame's label. Text side: for each
     sentence, over the frames, -log softmax_t(s cos) at the frames that carry its label: their mean ("mean")
     or the log of their summed probability ("mil"); summed over sentences that have a frame, divided by the
-    number of real sentences. `labels` (B, N) replaces the pseudo-labels (a teacher's, say).
-    """
-    logits = scale * (unit(frames) @ unit(steps).transpose(1, 2))
-    real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
-    log_p = logits.masked_fill(~real[:, None], -torch.inf).log_softmax(2)
-    if labels is None:
-        labels = pseudo_labels(log_p.detach(), lengths, labelling)
-    image = -log_p.gather(2, labels[..., None]).mean()
+    number of real sentences. Soft labels weigh frames in place of choosing them.
 
-    shown = labels[..., None] == torch.arange(steps.shape[1], device=steps.device)  # (B, N, K)
-    count = shown.sum(1)
+    `labels` (B, N) or (B, N, K) replaces the pseudo-labels (a teacher's, say). `noise` (B, N, K), see
+    `gumbel`, is added to s cos, which is then divided by `tau` (at most 1): the prediction is a sample's. The
+    pseudo-labels never see the noise. `sentences`: what to divide the text side by, where the batch is only a
+    part of a larger one.
+    """
+    logits = scale * (unit(frames) @ unit(steps).mT)
+    real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
+    wall = ~real[:, None]
+    if labels is None:
+        clean = logits.detach().masked_fill(wall, -torch.inf).log_softmax(2)
+        labels = pseudo_labels(clean, lengths, labelling, spread)
+    if noise is not None:
+        logits = (logits + noise) / tau
+    if labelling == "split":
+        image, text = split_loss(logits, lengths)
+        return FrameSentence(image, text, labels)
+    target = labels if labels.is_floating_point() else F.one_hot(labels, steps.shape[1])
+    target = target.to(logits.dtype)
+    log_p = logits.masked_fill(wall, -torch.inf).log_softmax(2).masked_fill(wall, 0.0)
+    image = -(target * log_p).sum(2).mean()
+
+    share = target.sum(1)
     log_q = logits.log_softmax(1)
     if text_form == "mil":
-        absent = (
-            shown | (count == 0)[:, None]
-        )  # a column without a positive would be log 0; it is dropped below
-        term = log_q.masked_fill(~absent, -torch.inf).logsumexp(1)
+        shown = target > 0
+        any_shown = shown.any(1, keepdim=True)
+        # a column without a positive would be log 0; it is dropped below
+        weight = torch.where(shown, target, torch.where(any_shown, 0.0, 1.0)).log()
+        term = (log_q + weight).logsumexp(1)
     else:
-        term = log_q.masked_fill(~shown, 0.0).sum(1) / count.clamp(min=1)
-    text = -term.masked_fill((count == 0) | ~real, 0.0).sum() / lengths.sum()
+        term = (target * log_q).sum(1) / torch.where(share > 0, share, 1.0)
+    whole = lengths.sum() if sentences is None else sentences
+    text = -term.masked_fill((share == 0) | ~real, 0.0).sum() / whole
     return FrameSentence(image, text, labels)

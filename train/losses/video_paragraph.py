@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError, nearest
+from .unit import unit
 
 CoarseForm = Literal["plain", "multi", "mil", "exclude"]
-
-
-def unit(x: Tensor) -> Tensor:
-    """Rows at length 1, as the released code does it: 1e-6 is added to the norm, so an all-zero row stays
-    zero."""
-    return x / (x.norm(dim=-1, keepdim=True) + 1e-6)
 
 
 def video_paragraph_loss(
@@ -24,30 +19,47 @@ def video_paragraph_loss(
     scale: Tensor | float,
     positives: Tensor | None = None,
     form: CoarseForm = "multi",
+    *,
+    negatives: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE in both directions, summed: `video`, `paragraph` (B, E) raw, `scale` = exp(log temperature) ->
-    ().
+    """InfoNCE in both directions, summed: `video`, `paragraph` (..., B, E) raw, `scale` = exp(log
+    temperature) -> (), the mean over leading dimensions (groups that do not see each other).
 
-    `positives` (B, B) bool says which pairs belong together (the same procedure); the diagonal always does.
-    `form`:
+    `positives` (..., B, B) bool says which pairs belong together (the same procedure); the diagonal always
+    does. `form`:
     - "plain": only the diagonal is right; others of the same procedure are pushed away (as released);
     - "multi": the mean over the positives of the log-softmax (Khosla et al. 2020, eq. 2);
     - "mil": the log of the positives' summed probability (released as `info_mask`; Miech et al. 2020);
     - "exclude": the diagonal is right, the other positives are left out of the sum.
+
+    `negatives` (..., B, M, E): for each video M paragraphs of its own that are wrong for it, such as the
+    other procedures of its task, or its script with sentences swapped; `real` (..., B, M) bool, which of them
+    there are. They enter the video's sum only: a paragraph that no video shows has no row.
     """
     if form not in get_args(CoarseForm):
         known = get_args(CoarseForm)
         raise StepclipError(f"coarse form {form!r}{nearest(str(form), known)}", f"one of {', '.join(known)}")
-    logits = scale * (unit(video) @ unit(paragraph).T)
-    diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    together = diagonal if positives is None or form == "plain" else positives | diagonal
-    return _one_way(logits, together, diagonal, form) + _one_way(logits.T, together.T, diagonal, form)
+    v = unit(video)
+    logits = scale * (v @ unit(paragraph).mT)
+    diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    together = diagonal.expand(logits.shape) if positives is None or form == "plain" else positives | diagonal
+    wrong = None
+    if negatives is not None:
+        wrong = scale * (unit(negatives) @ v[..., None])[..., 0]
+        wrong = wrong if real is None else wrong.masked_fill(~real, -torch.inf)
+    return _one_way(logits, together, diagonal, form, wrong) + _one_way(
+        logits.mT, together.mT, diagonal, form, None
+    )
 
 
-def _one_way(logits: Tensor, together: Tensor, diagonal: Tensor, form: CoarseForm) -> Tensor:
+def _one_way(
+    logits: Tensor, together: Tensor, diagonal: Tensor, form: CoarseForm, wrong: Tensor | None
+) -> Tensor:
     if form == "exclude":
-        logits, together = logits.masked_fill(together & ~diagonal, -torch.inf), diagonal
-    log_p = logits.log_softmax(1)
+        logits, together = logits.masked_fill(together & ~diagonal, -torch.inf), diagonal.expand(logits.shape)
+    every = logits if wrong is None else torch.cat([logits, wrong], -1)
+    log_p = logits - every.logsumexp(-1, keepdim=True)
     if form == "mil":
-        return -log_p.masked_fill(~together, -torch.inf).logsumexp(1).mean()
-    return -(log_p.masked_fill(~together, 0.0).sum(1) / together.sum(1)).mean()
+        return -log_p.masked_fill(~together, -torch.inf).logsumexp(-1).mean()
+    return -(log_p.masked_fill(~together, 0.0).sum(-1) / together.sum(-1)).mean()
