@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -162,6 +162,7 @@ def scan_failures(folder: Path) -> tuple[list[Failure], list[int]]:
 
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> None:
-    """Write failed.jsonl anew, atomically; hold the folder's lock meanwhile."""
+    """Write failed.jsonl anew, atomically, the last of each video; hold the folder's lock meanwhile."""
     with write_atomically(folder / "failed.jsonl", "w") as file:
-        file.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)
+        newest = {failure.video_id: failure for failure in failures}
+        file.writelines(json.dumps(vars(failure)) + "\n" for failure in newest.values())

@@ -272,12 +272,11 @@ class FeatureWriter:
 
     # ---- failures
 
-    def fail(self, failure: Failure) -> None:
-        """Note that a video could not be done, in place of what was noted of it before."""
+    def fail(self, *failures: Failure) -> None:
+        """Note that videos could not be done, in place of what was noted of them before."""
         self._alive()
         with locked(self.path / LOCK):
-            others = [each for each in read_failures(self.path) if each.video_id != failure.video_id]
-            write_failures(self.path, [*others, failure])
+            write_failures(self.path, [*read_failures(self.path), *failures])
 
     def _forgive(self, video_ids: set[str]) -> None:
         if not (self.path / "failed.jsonl").exists():
