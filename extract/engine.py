@@ -72,10 +72,11 @@ def extract(
     Videos that are in the cache are skipped unless their file changed since. A video that cannot be decoded
     is listed with its reason, and the rest goes on; in the next run it is left alone while its file is the
     same, unless `retry` asks for it. sampling: 4 frames a second unless told; views: augmented copies of
-    every frame, one draw per video and view; workers: decoding processes (one per core but one); timeout:
-    seconds of decoding per video, after which its process is killed; max_failures: stop when more fail in
-    this run. Raises StepclipError for an empty manifest, a decoder or encoder that cannot be used, a cache of
-    another fingerprint, too many failures. Ctrl-C commits what is finished, then KeyboardInterrupt goes on.
+    every frame, one draw per video and view; workers: decoding processes (one per core; where the encoder has
+    a GPU one fewer); timeout: seconds of decoding per video, after which its process is killed; max_failures:
+    stop when more fail in this run. Raises StepclipError for an empty manifest, a decoder or encoder that
+    cannot be used, a cache of another fingerprint, too many failures. Ctrl-C commits what is finished, then
+    KeyboardInterrupt goes on.
     """
     if not len(manifest):
         raise StepclipError("the manifest has no videos", "one video or more")
@@ -92,18 +93,22 @@ def extract(
         report.skipped, report.stale = todo.skipped, todo.stale
         report.failures, report.failed, report.not_tried = list(todo.left), len(todo.left), len(todo.left)
         report.quarantined = quarantined(todo.left, retry.attempts)
-        workers = max(1, min(workers or usable_cores() - 1, len(todo.rows)))
+        # an encoder on the CPU shares all cores with the decoders; else one is left to feed it
+        spare = encoder.device != "cpu"
+        workers = max(1, min(workers or usable_cores() - spare, len(todo.rows)))
         report.stages.workers = workers
         making = {"decoder": decoder, "sampling": sampling, "views": views}
         report.run = f"{described(encoder, making)}, {workers} decoding"
         with Display(report, progress) as display:
-            add_texts(writer, encoder, manifest, paragraph_mode, report)
-            if todo.rows:
+            if not todo.rows:
+                add_texts(writer, encoder, manifest, paragraph_mode, report)
+            else:
                 size = decoded_size(encoder)
                 plan = Plan(decoder, sampling, size, square=size == encoder.image_size)
                 jobs = [Job(index, row.path, row.start, row.end) for index, row in enumerate(todo.rows)]
                 run = Run(todo.rows, writer, encoder, report, display, max_failures=max_failures)
                 with DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool:
+                    add_texts(writer, encoder, manifest, paragraph_mode, report)  # while the first decode
                     run.consume(pool)
     report.seconds = time.monotonic() - started
     report.check()

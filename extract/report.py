@@ -28,24 +28,31 @@ class Stages:
     encoding: float = 0.0
     encoded: int = 0
     writing: float = 0.0
+    kept: int = 0  # frames written
     written: int = 0  # bytes of features
 
     def rates(self) -> dict[str, float]:
-        """What each stage could do alone: frames/s decoded by all workers together, frames/s encoded."""
+        """Frames/s that each stage could do if it never waited: all its processes together."""
         return {
             "decode": self.decoded * self.workers / self.decoding if self.decoding else 0.0,
             "encode": self.encoded * self.encoders / self.encoding if self.encoding else 0.0,
+            "write": self.kept * self.encoders / self.writing if self.writing else 0.0,
         }
 
-    def limit(self, seconds: float) -> str:
-        """The stage that holds the others up, and the share of `seconds` for which it was at work."""
-        busy = {
+    def busy(self, seconds: float) -> dict[str, float]:
+        """The share of `seconds` for which each stage was at work and did not wait for another."""
+        spent = {
             "decode": self.decoding / self.workers,
             "encode": self.encoding / self.encoders,
             "write": self.writing / self.encoders,
         }
+        return {name: min(each / max(seconds, 1e-9), 1.0) for name, each in spent.items()}
+
+    def limit(self, seconds: float) -> str:
+        """The stage that holds the others up, and the share of `seconds` for which it was at work."""
+        busy = self.busy(seconds)
         name = max(busy, key=lambda each: busy[each])
-        return f"{name} ({min(busy[name] / max(seconds, 1e-9), 1):.0%} busy)" if busy[name] else ""
+        return f"{name} ({busy[name]:.0%} busy)" if busy[name] else ""
 
 
 @dataclass
@@ -114,7 +121,7 @@ class ExtractionReport:
         )
         parts: list[Any] = [table]
         if self.frames and (limit := self.stages.limit(self.seconds)):
-            rates = ", ".join(f"{stage} {rate:.0f}" for stage, rate in self.stages.rates().items() if rate)
+            rates = ", ".join(f"{stage} {rate:,.0f}" for stage, rate in self.stages.rates().items() if rate)
             parts.append(f"alone, each stage could do (frames/s): {rates}; the limit: {limit}")
         if self.failures:
             failures = Table(title="Failed", title_justify="left")

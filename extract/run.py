@@ -1,7 +1,9 @@
 """A running extraction: takes what the decoders send, encodes it in batches across videos, writes each whole.
 
 The encoder works in a thread of its own, one batch ahead, so that it need not wait while frames are collected
-and finished videos are written.
+and finished videos are written. It is only ever given whole batches of its own size, the last one filled up:
+then a frame's features do not depend on what it travelled with, and a run that was cut gives what an unbroken
+one gives.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from .pool import Chunk, DecodePool, Done, Failed
 from .report import ExtractionReport
 from .views import View, draw
 
-BATCH = 256  # frames that are encoded together, whichever videos they are of
+BATCH = 256  # frames that are encoded together, whichever videos they are of, by an encoder without `at_once`
 
 
 class TooManyFailures(StepclipError):
@@ -75,32 +77,42 @@ class Run:
     ) -> None:
         self.rows, self.writer, self.encoder = rows, writer, encoder
         self.size = int(encoder.fields().get("preprocess.size", encoder.image_size))
+        self.batch = int(getattr(encoder, "batch", 1))
+        self.at_once = int(getattr(encoder, "at_once", BATCH))
         self.report, self.display, self.max_failures = report, display, max_failures
         self.open: dict[int, Video] = {}
         self.waiting: dict[tuple[int, ...], list[Piece]] = {}  # by shape: only alike frames stack
         self.attempts = {failure.video_id: failure.attempts for failure in read_failures(writer.path)}
         self.failed_now = 0
+        self.noted: list[Failure] = []  # not yet in failed.jsonl, which is written whole each time
+        self.note_at = time.monotonic()
 
     def consume(self, pool: DecodePool) -> None:
         """Until the pool has no more events. Raises TooManyFailures; videos that were whole stay written."""
         with ThreadPoolExecutor(1, "encoder") as thread:
             self.thread = thread
             self.flying: deque[tuple[list[Piece], Future[np.ndarray]]] = deque()
-            for event in pool:
-                if isinstance(event, Chunk):
-                    self._take(event)
-                elif isinstance(event, Done):
-                    video = self._video(event.index)
-                    video.duration, video.bad = event.end.duration, event.end.bad
-                    self._finish(event.index)
-                else:
-                    self._fail(event)
-                stages = self.report.stages
-                stages.decoding, stages.decoded = pool.decoding, pool.decoded
-                self.display.show(f"queue {pool.waiting}/{pool.room}+{len(self.flying)}")
-            for shape in list(self.waiting):
-                self._encode(shape)
-            self._land(0)
+            try:
+                self._consume(pool)
+            finally:
+                self._tell_failures()
+
+    def _consume(self, pool: DecodePool) -> None:
+        for event in pool:
+            if isinstance(event, Chunk):
+                self._take(event)
+            elif isinstance(event, Done):
+                video = self._video(event.index)
+                video.duration, video.bad = event.end.duration, event.end.bad
+                self._finish(event.index)
+            else:
+                self._fail(event)
+            stages = self.report.stages
+            stages.decoding, stages.decoded = pool.decoding, pool.decoded
+            self.display.show(f"queue {pool.waiting}/{pool.room}+{len(self.flying)}")
+        for shape in list(self.waiting):
+            self._encode(shape, all_=True)
+        self._land(0)
 
     def _video(self, index: int) -> Video:
         """The video on its way; its file is noted as it is now, at its first frames."""
@@ -121,23 +133,38 @@ class Run:
         counts = {shape: sum(len(p.images) for p in pieces) for shape, pieces in self.waiting.items()}
         shape = max(counts, key=lambda each: counts[each])
         # frames of many sizes shall not pile up: then the largest heap goes, although it is no full batch
-        if counts[shape] >= BATCH or sum(counts.values()) >= 4 * BATCH:
+        if counts[shape] >= self.at_once:
             self._encode(shape)
+        elif sum(counts.values()) >= 4 * self.at_once:
+            self._encode(shape, all_=True)
 
     def _wait(self, piece: Piece) -> None:
         self.waiting.setdefault(piece.images.shape[1:], []).append(piece)
 
     # ---- encoding
 
-    def _encode(self, shape: tuple[int, ...]) -> None:
+    def _encode(self, shape: tuple[int, ...], all_: bool = False) -> None:
+        """Give the encoder as many whole batches of this shape as wait, or all of it."""
         pieces = [piece for piece in self.waiting.pop(shape) if piece.index in self.open]
+        over = 0 if all_ else sum(len(piece.images) for piece in pieces) % self.batch
+        while over:  # frames at the end that fill no batch wait on
+            last = pieces.pop()
+            keep = max(len(last.images) - over, 0)
+            if keep:
+                pieces.append(replace(last, images=last.images[:keep]))
+            self.waiting.setdefault(shape, []).insert(0, replace(last, images=last.images[keep:]))
+            over -= len(last.images) - keep
         if pieces:
             self.flying.append((pieces, self.thread.submit(self._encode_batch, pieces)))
             self._land(1)
 
     def _encode_batch(self, pieces: Sequence[Piece]) -> np.ndarray:
         began = time.monotonic()
-        features = self.encoder.encode_images(np.concatenate([piece.images for piece in pieces]))
+        images = np.concatenate([piece.images for piece in pieces])
+        count, short = len(images), -len(images) % self.batch
+        if short:
+            images = np.concatenate([images, np.zeros((short, *images.shape[1:]), images.dtype)])
+        features = self.encoder.encode_images(images)[:count]
         self.report.stages.encoding += time.monotonic() - began
         self.report.stages.encoded += len(features)
         return features
@@ -190,6 +217,7 @@ class Run:
         stages.written += (
             len(times) * (1 + len(views)) * self.encoder.dim * np.dtype(self.writer.dtype).itemsize
         )
+        stages.kept += len(times) * (1 + len(views))
         self.report.done += 1
         self.report.frames += len(times)
         if video.bad:
@@ -204,7 +232,9 @@ class Run:
         attempts = self.attempts.get(row.video_id, 0) + 1
         kept = source.json if source else ""
         failure = Failure(row.video_id, row.path, reason, detail, attempts, kept)
-        self.writer.fail(failure)
+        self.noted.append(failure)
+        if time.monotonic() > self.note_at:
+            self._tell_failures()
         self.report.failed += 1
         self.report.failures.append(failure)
         self.failed_now += 1
@@ -215,3 +245,11 @@ class Run:
                 "videos that decode; what is done is kept, failed.jsonl has each reason",
                 "mend what is wrong, then the same again; or a larger --max-failures",
             )
+
+    def _tell_failures(self) -> None:
+        """Write them down, and not again before twenty times as long has passed: many cost little then."""
+        if self.noted:
+            began = time.monotonic()
+            self.writer.fail(*self.noted)
+            self.noted.clear()
+            self.note_at = time.monotonic() + 20 * (time.monotonic() - began)

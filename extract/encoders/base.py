@@ -23,6 +23,8 @@ class Encoder(Protocol):
     """Images and texts to features of one space.
 
     dim: size of a feature D; image_size: pixels of a side; context: tokens of a text, start and end included.
+    It may also say `batch`, how many images its model takes in one go, and `at_once`, how many keep its
+    device at work: the engine gives it whole batches, so many at a time.
     """
 
     name: str
@@ -148,6 +150,13 @@ def in_threads(encode: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.
             return list(pool.map(encode, batches))
     finally:
         torch.set_num_threads(before)
+
+
+def fills(device: str, batch: int) -> int:
+    """How many images keep a device at work: a batch, on a CPU one for each thread of `in_threads`."""
+    import torch
+
+    return batch * torch.get_num_threads() if device == "cpu" else batch
 
 
 def sha256_of(files: Iterable[Path]) -> str:

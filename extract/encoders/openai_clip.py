@@ -66,7 +66,7 @@ class OpenAICLIP:
         self.preprocess = Preprocess(size, size)
         self.image_size, self.context = size, int(self.model.context_length)
         self.dim = int(self.model.text_projection.shape[1])
-        self.batch = 256 if self.device != "cpu" else 32
+        self.batch = self.at_once = 256 if self.device != "cpu" else 32
         file = folder / (name.replace("/", "-").replace("@", "-") + ".pt")
         self.weights = sha256_of([file]) if file.is_file() else _digest(self.model.state_dict())
 

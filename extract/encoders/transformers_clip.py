@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...cache.errors import StepclipError
-from .base import autocast, clean, compiled, in_threads, resolve_device, resolve_precision, sha256_of
+from .base import autocast, clean, compiled, fills, in_threads, resolve_device, resolve_precision, sha256_of
 from .preprocess import Preprocess
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -42,6 +42,7 @@ class TransformersCLIP:
         self.image_size = preprocess.crop
         self.context = int(model.config.text_config.max_position_embeddings)
         self.batch = 256 if self.device != "cpu" else 32
+        self.at_once = fills(self.device, self.batch)
         self._end = self._checked_end()
         self._vision: Callable[[torch.Tensor], torch.Tensor] = self._pooled
         self._fixed = False
