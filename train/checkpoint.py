@@ -119,7 +119,9 @@ def load_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> Checkp
     meta = read_json(folder / "meta.json")
     try:
         fingerprint = Fingerprint(meta["fingerprint"])
-        model = StepModel(recipe.model, int(meta["feature_dim"]), int(meta["text_dim"]))
+        model = StepModel(
+            recipe.model, int(meta["feature_dim"]), int(meta["text_dim"]), int(meta.get("classes", 0))
+        )
         step, metrics = int(meta["step"]), dict(meta["metrics"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder / "meta.json", error) from error

@@ -1,7 +1,9 @@
 """The WeakSVR head on cached features: input layers, a light transformer, frame and video embeddings.
 
-`methods/weaksvr.md` 3.3; the defaults of `ModelConfig` are the released shape (18.9 M parameters) with its
-attention scale and position start corrected.
+`methods/weaksvr.md` 3.3; the defaults of `ModelConfig` are the released shape with its attention scale and
+position start corrected: 18.9 M parameters. The released class registers 26.8 M: 7.87 M of them belong to a
+patch projection that nothing is ever fed to, and are left out here. With `text: false` it is SVIP's head
+(section 3.2 behind the backbone): tokens are the frames, a video is a vector of its own width.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from .recipe import ModelConfig
 
 
 class ModelOutput(NamedTuple):
-    """`frames` H (B, N, E) and `video` v (B, E): raw, not normalised; E is the width of the text features."""
+    """`frames` H (B, N, E) and `video` v (B, E): raw, not normalised; E is the width of the text features. Of
+    a model without text: `frames` (B, N, width), `video` (B, video_dim)."""
 
     frames: Tensor
     video: Tensor
@@ -50,13 +53,13 @@ class Block(nn.Module):
 
 
 class Pooling(nn.Module):
-    """Frames (B, N, E) -> video (B, E): flatten + linear (the paper's), or a mean or attention in front of a
-    linear."""
+    """Frames (B, N, E) -> video (B, out): flatten + linear (the paper's), or a mean or attention in front of
+    a linear."""
 
-    def __init__(self, kind: str, frames: int, dim: int, residual: bool) -> None:
+    def __init__(self, kind: str, frames: int, dim: int, out: int, residual: bool) -> None:
         super().__init__()
         self.kind, self.residual = kind, residual
-        self.linear = nn.Linear(frames * dim if kind == "flatten" else dim, dim)
+        self.linear = nn.Linear(frames * dim if kind == "flatten" else dim, out)
         if kind == "attention":
             self.query = nn.Parameter(torch.zeros(dim))  # starts as the mean
         if residual:
@@ -79,14 +82,26 @@ class StepModel(nn.Module):
     text features.
 
     Two learnable log temperatures: `log_scale_video` (coarse loss) and `log_scale_frame` (fine loss).
+    `classes` > 0 adds a linear classifier of the video, for training with procedure labels.
     """
 
     feature_mean: Tensor
     feature_std: Tensor
     positions: Tensor
 
-    def __init__(self, config: ModelConfig, feature_dim: int, text_dim: int) -> None:
+    def __init__(self, config: ModelConfig, feature_dim: int, text_dim: int, classes: int = 0) -> None:
         super().__init__()
+        self.text, self.classes = config.text, classes
+        if not config.text and (config.residual or config.video_residual):
+            raise StepclipError(
+                "model.text = false with model.residual or model.video_residual",
+                "residuals only beside text: they tie the frames to its space",
+            )
+        if config.text and config.video_dim not in (0, text_dim):
+            raise StepclipError(
+                f"model.video_dim = {config.video_dim} beside text of {text_dim} dimensions",
+                "0 (that of the text), or model.text = false",
+            )
         self.config, self.frames, self.feature_dim, self.text_dim = (
             config,
             config.frames,
@@ -102,25 +117,30 @@ class StepModel(nn.Module):
         if config.hidden:
             layers += [nn.Linear(width, width), nn.ReLU()]
         self.input = nn.Sequential(*layers)
-        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02) if config.cls else None
+        self.cls = nn.Parameter(torch.randn(1, 1, width) * config.cls_std) if config.cls else None
         if config.positions == "learned":
-            self.positions = nn.Parameter(torch.randn(tokens, width) * 0.02)
+            self.positions = nn.Parameter(torch.randn(tokens, width) * config.position_std)
         elif config.positions == "sinusoidal":
             self.register_buffer("positions", sinusoidal(tokens, width), persistent=False)
         self.blocks = nn.Sequential(*[Block(config) for _ in range(config.depth)])
-        self.output = nn.Linear(width, text_dim)
+        self.output = nn.Linear(width, text_dim) if config.text else nn.Identity()
         self.skip: nn.Module | None = None
         if config.residual:
             same = feature_dim == text_dim
             self.skip = nn.Identity() if same else nn.Linear(feature_dim, text_dim, bias=False)
-        for module in (self.input, self.blocks, self.output, self.skip):
-            _xavier(module)
-        if config.residual:
+        if config.init == "xavier":
+            for module in (self.input, self.blocks, self.output, self.skip):
+                _xavier(module)
+        if isinstance(self.output, nn.Linear) and config.residual:
             _start_at_zero(self.output)
-        self.pool = Pooling(config.pooling, config.frames, text_dim, config.video_residual)
-        start = math.log(config.scale)
-        self.log_scale_video = nn.Parameter(torch.tensor(start))
-        self.log_scale_frame = nn.Parameter(torch.tensor(start))
+        frame_dim = text_dim if config.text else width
+        video_dim = config.video_dim or frame_dim
+        self.pool = Pooling(config.pooling, config.frames, frame_dim, video_dim, config.video_residual)
+        self.classify = nn.Linear(video_dim, classes) if classes else None
+        if config.text:
+            start = math.log(config.scale)
+            self.log_scale_video = nn.Parameter(torch.tensor(start))
+            self.log_scale_frame = nn.Parameter(torch.tensor(start))
 
     def forward(self, frames: Tensor) -> ModelOutput:
         if frames.ndim != 3 or frames.shape[1] != self.frames or frames.shape[2] != self.feature_dim:
@@ -169,7 +189,7 @@ class StepModel(nn.Module):
     @torch.no_grad()
     def clamp_scales(self) -> None:
         """Keep both scales in [1, 100]; called after each optimiser step, as CLIP does it."""
-        for log_scale in (self.log_scale_video, self.log_scale_frame):
+        for log_scale in (self.log_scale_video, self.log_scale_frame) if self.text else ():
             log_scale.clamp_(0.0, math.log(100.0))
 
     @property

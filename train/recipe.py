@@ -73,12 +73,23 @@ class ModelConfig(Section):
     positions: Literal["learned", "sinusoidal", "none"] = Field(
         default="learned", description="where in the video a frame is"
     )
+    position_std: Weight = Field(default=0.02, description="spread of learned positions at the start")
     cls: bool = Field(default=True, description="a learned token in front, dropped at the end (a register)")
+    cls_std: Weight = Field(default=0.02, description="spread of that token at the start")
+    init: Literal["xavier", "default"] = Field(
+        default="xavier", description="start of the linear layers before the pooling; default: PyTorch's"
+    )
     attention_scale: Literal["head", "width"] = Field(
         default="head", description="width: the released model's, a defect"
     )
     pooling: Literal["flatten", "mean", "attention"] = Field(
         default="flatten", description="frames to video; flatten keeps order"
+    )
+    text: bool = Field(
+        default=True, description="frames and video live in the space of the text; false: SVIP's head"
+    )
+    video_dim: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="width of the video embedding without text; 0: that of a frame"
     )
     residual: bool = Field(
         default=True, description="H = unit CLIP feature + correction that starts at 0: keeps zero-shot text"

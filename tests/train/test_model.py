@@ -32,8 +32,37 @@ def test_the_released_shape_has_the_released_number_of_parameters():
     assert layer == pytest.approx(6.30e6, rel=1e-3)
     assert model.parameter_count == sum(parts.values()) + 17 * 1024 + 1024 + 2
     assert model.parameter_count == pytest.approx(18.9e6, rel=2e-3)
+    # the released class registers 26.80 M: these, a classifier of 45 procedures, and a patch projection of
+    # 7,680 numbers that is never fed
+    classed = StepModel(load_recipe("weaksvr-corrected", ["model.input_norm=none"]).model, 512, 512, 45)
+    assert (classed.parameter_count + 7680 * 1024 + 1024) / 1e6 == pytest.approx(26.80, abs=0.005)
     out = model(torch.randn(3, 16, 512))
     assert out.frames.shape == (3, 16, 512) and out.video.shape == (3, 512)
+
+
+def test_svips_head_on_cached_features():
+    """`methods/weaksvr.md` 3.2 behind the backbone: Linear 1024, 6 layers, flatten, Linear 128, Linear C."""
+    config = load_recipe("weaksvr-corrected").model.model_copy(
+        update={"text": False, "residual": False, "hidden": False, "depth": 6, "video_dim": 128}
+        | {"input_norm": "none", "init": "default", "position_std": 1.0, "cls_std": 1.0}
+    )
+    torch.manual_seed(0)
+    model = StepModel(config, 2048, 512, classes=45)
+    layer = 1024 * 1536 + 512 * 1024 + 1024 + 2 * 1024 * 2048 + 2048 + 1024 + 4 * 1024
+    head = 2048 * 1024 + 1024 + 6 * layer + 17 * 1024 + 1024 + 16384 * 128 + 128
+    assert model.parameter_count == head + 128 * 45 + 45
+    assert head == pytest.approx(42.0e6, rel=2e-3)
+    out = model(torch.randn(2, 16, 2048))
+    assert out.frames.shape == (2, 16, 1024) and out.video.shape == (2, 128)
+    assert model.classify(out.video).shape == (2, 45) and not model.text
+    assert model.positions.std().item() == pytest.approx(1.0, rel=0.05)
+    assert model.cls.std().item() == pytest.approx(1.0, rel=0.1)
+    assert model.input[0].bias.abs().max() > 0  # PyTorch's own start, not Xavier's
+    model.clamp_scales()
+    with pytest.raises(StepclipError, match=r"model\.residual"):
+        StepModel(config.model_copy(update={"residual": True}), 8, 8)
+    with pytest.raises(StepclipError, match="video_dim = 128 beside text"):
+        StepModel(config.model_copy(update={"text": True}), 8, 8)
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "mean", "attention"])
