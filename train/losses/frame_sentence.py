@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .pseudo_labels import PRIOR_SPREAD, Labelling, pseudo_labels
 from .split import split_loss
@@ -73,7 +72,8 @@ def frame_sentence_loss(
     part of a larger one.
     """
     logits = scale * (unit(frames) @ unit(steps).mT)
-    real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
+    place = torch.arange(steps.shape[1], device=steps.device)
+    real = place < lengths[:, None]
     wall = ~real[:, None]
     if labels is None:
         clean = logits.detach().masked_fill(wall, -torch.inf).log_softmax(2)
@@ -83,7 +83,7 @@ def frame_sentence_loss(
     if labelling == "split":
         image, text = split_loss(logits, lengths)
         return FrameSentence(image, text, labels)
-    target = labels if labels.is_floating_point() else F.one_hot(labels, steps.shape[1])
+    target = labels if labels.is_floating_point() else labels[..., None] == place
     target = target.to(logits.dtype)
     log_p = logits.masked_fill(wall, -torch.inf).log_softmax(2).masked_fill(wall, 0.0)
     image = -(target * log_p).sum(2).mean()
