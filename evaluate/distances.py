@@ -15,6 +15,7 @@ from .embed import Embedded
 POOLED = ("norm-l2", "l2", "l1", "cos")
 DISTANCES = ("pooled", "alignment", "combined")
 CHUNK_BYTES = 256 << 20
+SAME = 1e-6
 
 
 def pair_rows(embedded: Embedded, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +88,19 @@ def alignment(
     return out
 
 
+def diagonal(views: Embedded, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Frame t against frame t, distance (P,): the mean of 1 - cosine of embeddings of one length.
+
+    The order-aware distance without warping, what SVIP's alignment loss asks of the frames (`methods/
+    weaksvr.md` 4.4). `views` from `embed_views`; StepclipError when the videos differ in frames.
+    """
+    if len(set(views.lengths.tolist())) > 1:
+        raise StepclipError("videos of different numbers of frames", "the same number each: embed_views")
+    frames = F.normalize(views.frames, dim=-1).view(len(views), -1, views.frames.shape[-1])
+    x, y = frames[torch.as_tensor(a)], frames[torch.as_tensor(b)]
+    return (1 - (x * y).sum(-1).mean(-1)).double().cpu().numpy()
+
+
 def _padded(
     frames: torch.Tensor, starts: np.ndarray, lengths: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +108,23 @@ def _padded(
     n = torch.as_tensor(lengths, device=frames.device)
     position = torch.arange(int(n.max()), device=frames.device).minimum(n[:, None] - 1)
     return frames[torch.as_tensor(starts, device=frames.device)[:, None] + position], n
+
+
+def distance_of(
+    kind: str,
+    embedded: Embedded,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    step: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Distance (P,) by the name a recipe gives it (`evaluate.distance`): pooled, alignment or combined."""
+    if kind not in DISTANCES:
+        raise StepclipError(f"unknown distance {kind!r}{nearest(kind, DISTANCES)}", ", ".join(DISTANCES))
+    if kind == "pooled":
+        return pooled(embedded.video, a, b)
+    ordered = alignment(embedded, a, b, step=step)
+    return ordered if kind == "alignment" else combined(pooled(embedded.video, a, b), ordered)
 
 
 def combined(first: np.ndarray, second: np.ndarray, weight: float = 0.5) -> np.ndarray:
@@ -107,4 +138,5 @@ def combined(first: np.ndarray, second: np.ndarray, weight: float = 0.5) -> np.n
 
 def _scaled(distance: np.ndarray) -> np.ndarray:
     spread = float(np.std(distance)) if len(distance) else 0.0
-    return distance / spread if spread > 0 else distance
+    # both are cosines by nature: what differs by the rounding of a sum alone is equal, not worth a unit
+    return distance / spread if spread > SAME else distance.round(6)

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from ..cache.store import FeatureStore
     from ..train.checkpoint import Checkpoint
     from ..train.features import Features
-    from ..train.model import StepModel
+    from ..train.model import ModelOutput, StepModel
 
 VIEWS = 3
 SEGMENTS = 16
+MIDDLE, LAST_QUARTER = (1,), (2,)  # of the three views of a segment, at 1/4, 2/4, 3/4 of it
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ class Embedded:
 
     def slice(self, i: int) -> slice:
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    def take(self, rows: Sequence[int]) -> Embedded:
+        """Some of the videos, in the order of `rows`."""
+        if list(rows) == list(range(len(self))):
+            return self
+        at = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in rows])
+        return replace(
+            self,
+            video_ids=tuple(self.video_ids[i] for i in rows),
+            video=self.video[torch.as_tensor(list(rows))],
+            frames=self.frames[torch.as_tensor(at, device=self.frames.device)],
+            times=self.times[at],
+            offsets=np.concatenate(([0], np.cumsum(self.lengths[list(rows)]))),
+            durations=self.durations[list(rows)],
+        )
 
 
 def embed(
@@ -144,12 +160,77 @@ def _video_means(frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Ten
     return total / lengths[:, None], owner
 
 
-def flatten_segments(raw: Embedded) -> Embedded:
-    """`raw` with `video` = its 16 segment frames, mean of three views, laid end to end: (V, 16 * D)."""
-    views = {int(t): view_rows(int(t), SEGMENTS, VIEWS) for t in np.unique(raw.lengths)}
+@torch.no_grad()
+def embed_views(
+    checkpoint: Checkpoint,
+    store: FeatureStore,
+    video_ids: Sequence[str],
+    views: Sequence[int] = (0, 1, 2),
+    device: str = "auto",
+    batch: int = 256,
+) -> Embedded:
+    """The N frames of the test views as the model sees them, one per segment, instead of every cached frame.
+
+    `video` and `frames` (N per video) are the means, un-normalised, over the chosen ones of the three views:
+    (0, 1, 2) is WeakSVR's test protocol, (1,) the middle of each segment, (2,) what its text-to-video
+    matching looks at (`methods/weaksvr.md` 2.1). `times` are of the middle one of the chosen views.
+    """
+    where = pick_device(device)
+    mapped, _ = place_features(store, video_ids, where, answer=store.text_dim)
+    packed = store.mapped(where, video_ids) if mapped else store.load(where, video_ids)
+    model = checkpoint.model.to(where).eval()
+    n, chosen = model.frames, list(views)
+    lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
+    of = {t: view_rows(t, n, VIEWS)[chosen] for t in set(lengths.tolist())}
+    rows = torch.stack([of[int(t)] + o for t, o in zip(lengths, offsets, strict=True)])  # (V, views, n)
+    videos, frames = [], []
+    for part in rows.split(max(1, batch // len(chosen))):
+        out = model(packed.gather(part.flatten(0, 1).to(where)).float())
+        videos.append(out.video.float().unflatten(0, part.shape[:2]).mean(1))
+        frames.append(out.frames.float().unflatten(0, part.shape[:2]).mean(1).flatten(0, 1))
+    whole = _embedded("views", packed, torch.cat(videos), torch.cat(frames))
+    times = whole.times[rows[:, len(chosen) // 2].flatten().numpy()]
+    return replace(whole, times=times, offsets=np.arange(len(rows) + 1) * n)
+
+
+@torch.no_grad()
+def blank_frames(checkpoint: Checkpoint, raw: Embedded) -> ModelOutput:
+    """What the model makes of one view whose frames are all the mean frame of `raw`: (1, n, E) and (1, E)."""
+    model = checkpoint.model.to(raw.frames.device).eval()
+    out: ModelOutput = model(raw.frames.mean(0).expand(1, model.frames, -1))
+    return out
+
+
+def content_free(checkpoint: Checkpoint, raw: Embedded) -> Embedded:
+    """The trained model when it sees nothing: every frame of every video is the mean frame of `raw`.
+
+    What it still knows is how long a video is and where in it a frame stands. A control: what the trained
+    rows reach and this one reaches too does not come from the pictures.
+    """
+    out = blank_frames(checkpoint, raw)
+    n, slots = out.frames.shape[1], []
+    for t in raw.lengths.tolist():
+        rows, own = dense_rows(t, n)
+        slot = torch.empty(t, dtype=torch.int64)
+        slot[rows[own]] = torch.arange(n).expand_as(rows)[own]
+        slots.append(slot)
+    frames = out.frames.float()[0, torch.cat(slots).to(raw.frames.device)]
+    return replace(raw, name="content-free", video=out.video.float().expand(len(raw), -1), frames=frames)
+
+
+def raw_views(raw: Embedded, n: int, chosen: Sequence[int] = (0, 1, 2)) -> Embedded:
+    """The n segment frames of `raw`, mean of the chosen of three views, in place of every cached frame."""
+    views = {int(t): view_rows(int(t), n, VIEWS)[list(chosen)] for t in np.unique(raw.lengths)}
     rows = torch.stack([views[int(t)] + int(o) for t, o in zip(raw.lengths, raw.offsets[:-1], strict=True)])
-    video = raw.frames[rows.to(raw.frames.device)].mean(1).flatten(1)
-    return replace(raw, name="flat", video=video)
+    frames = raw.frames[rows.to(raw.frames.device)].mean(1).flatten(0, 1)
+    times = raw.times[rows[:, len(chosen) // 2].flatten().numpy()]
+    return replace(raw, frames=frames, times=times, offsets=np.arange(len(raw) + 1) * n)
+
+
+def flatten_segments(raw: Embedded, chosen: Sequence[int] = (0, 1, 2)) -> Embedded:
+    """`raw` with `video` = its 16 segment frames, mean of the chosen of three views, laid end to end:
+    (V, 16 * D)."""
+    return replace(raw, name="flat", video=raw_views(raw, SEGMENTS, chosen).frames.view(len(raw), -1))
 
 
 def centred(raw: Embedded) -> Embedded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..cache.store import FeatureStore
 
 CHUNK_BYTES = 256 << 20
+DRAWS = 20  # of random cuts
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class Localisation:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def mean_of(several: Sequence[Localisation]) -> Localisation:
+    """The mean of the figures of several labellings of the same videos."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(one, name) for one in several]))
+
+    return replace(
+        several[0], frame_accuracy=mean("frame_accuracy"), all_frames=mean("all_frames"), iou=mean("iou")
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,11 @@ def align_scripts(
 def uniform_split(frames: int, steps: int) -> np.ndarray:
     """Labels (T,) that give every step an equal share of the frames, in order: what a clock would say."""
     return np.arange(frames) * steps // frames
+
+
+def random_cuts(frames: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels (T,) of random borders between the steps, in the order of the script: what chance would say."""
+    return np.searchsorted(np.sort(rng.uniform(0, frames, steps - 1)), np.arange(frames) + 0.5)
 
 
 def frame_borders(times: np.ndarray, duration: float) -> np.ndarray:

@@ -84,10 +84,7 @@ def write_report(
     recipe = results.about.get("recipe", {})
     page = environment.get_template("report.html.j2").render(
         results=results,
-        parts=[
-            {"title": title, "asked": asked, "columns": columns, "rows": rows}
-            for title, asked, columns, rows in results.parts()
-        ],
+        parts=results.parts(),
         best=_best(results),
         pictures=pictures,
         missing=missing,

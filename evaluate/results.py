@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..cache.files import write_atomically, write_json
+from .columns import (
+    DISTANCES,
+    LOCALISATION,
+    MATCHING,
+    PROBE,
+    PSEUDO_LABELS,
+    RETRIEVAL,
+    VERIFICATION,
+    Column,
+    by_kind,
+)
 from .localisation import Localisation
 from .retrieval import Matching, Retrieval
 from .verification import Verification
@@ -21,12 +31,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .embed import Embedded
+    from .selection import Selection
 
-KINDS = ("order", "deletion", "addition", "other")
-SECTIONS = {True: "trained", False: "controls"}
+PARTS = ("verification", "distances", "retrieval", "matching", "localisation", "pseudo_labels", "probe")
 WIDE = 125  # columns of a terminal from which each row says what it is
 
 TRAINED, CONTROL, CHANCE = "trained", "control", "chance"
+ON_TEST = "trained (chosen on the test)"
 
 
 @dataclass(frozen=True)
@@ -52,62 +63,22 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Column:
-    head: str
-    value: Callable[[Any], str]
-    explained: str = ""
+class Part:
+    """One table: what is asked, its columns and rows, and what is to be said below it."""
 
-
-def number(x: float, digits: int = 3) -> str:
-    """Three digits, or a dash for what is undefined."""
-    return "–" if x is None or not math.isfinite(x) else f"{x:.{digits}f}"
-
-
-def percent(x: float) -> str:
-    return "–" if x is None or not math.isfinite(x) else f"{100 * x:.1f}"
-
-
-VERIFICATION = [
-    Column(
-        "AUC %",
-        lambda r: percent(r.auc),
-        "a differing pair lies further apart than an equal one; 50 is a coin",
-    ),
-    Column(
-        "95 % CI", lambda r: f"{percent(r.ci[0])}–{percent(r.ci[1])}", "of the AUC, bootstrap over the pairs"
-    ),
-    Column("EER %", lambda r: percent(r.eer), "error rate where misses equal false alarms; low is good"),
-    Column(
-        "WDR",
-        lambda r: number(r.wdr),
-        "distance per differing step over distance of equal pairs; high is good",
-    ),
-]
-RETRIEVAL = [
-    Column("R@1 %", lambda r: percent(r.r1), "searches whose first answer is right"),
-    Column("R@5 %", lambda r: percent(r.r5)),
-    Column("R@10 %", lambda r: percent(r.r10)),
-    Column("MedR", lambda r: number(r.medr, 1), "median place of the first right answer; 1 is best"),
-    Column("MRR", lambda r: number(r.mrr), "mean of 1 / that place"),
-]
-MATCHING = [
-    Column("acc@1 %", lambda r: percent(r.acc1), "scripts whose video is picked out of its few candidates"),
-    Column("acc@2 %", lambda r: percent(r.acc2)),
-    Column("acc@3 %", lambda r: percent(r.acc3)),
-    Column("MRR", lambda r: number(r.mrr)),
-]
-LOCALISATION = [
-    Column("frames %", lambda r: percent(r.frame_accuracy), "frames inside a true step that get that step"),
-    Column("all frames %", lambda r: percent(r.all_frames), "the same, every idle frame counted as wrong"),
-    Column(
-        "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
-    ),
-]
+    title: str
+    asked: str
+    columns: list[Column]
+    rows: list[Row]
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Results:
-    """Results on one split. A part that could not be had is empty, and `notes` says why."""
+    """Results on one split. A part that could not be had is empty, and `notes` says why.
+
+    `selection` says which checkpoint this is and who chose it; `remarks` what stands below a part's table.
+    """
 
     run: str
     dataset: str
@@ -117,40 +88,61 @@ class Results:
     retrieval: list[Row] = field(default_factory=list)
     matching: list[Row] = field(default_factory=list)
     localisation: list[Row] = field(default_factory=list)
+    distances: list[Row] = field(default_factory=list)
+    pseudo_labels: list[Row] = field(default_factory=list)
+    probe: list[Row] = field(default_factory=list)
+    selection: Selection | None = None
+    remarks: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     details: Details = field(default_factory=Details, repr=False, compare=False)
 
-    def parts(self) -> list[tuple[str, str, list[Column], list[Row]]]:
-        """Title, what is asked, columns and rows of each table that has any."""
-        found = {k for row in self.verification for k in row.result.by_kind}
-        kinds = [k for k in KINDS if k in found] + sorted(found - set(KINDS))
-        by_kind = [Column(k, _auc_of(k)) for k in kinds]
-        if by_kind:
-            by_kind[0] = replace(by_kind[0], explained="and on: AUC % on the pairs that differ in this way")
-        verified = _first(self.verification, Verification)
-        retrieved, matched = _first(self.retrieval, Retrieval), _first(self.matching, Matching)
-        located = _first(self.localisation, Localisation)
+    def parts(self) -> list[Part]:
+        """The tables that have rows."""
         parts = []
-        if verified:
+
+        def add(key: str, title: str, asked: str, columns: list[Column], rows: list[Row]) -> None:
+            parts.append(Part(title, asked, columns, rows, self.remarks.get(key, [])))
+
+        if found := _first(self.verification, Verification):
             asked = (
-                f"Do two videos follow the same procedure? {verified.matched} pairs that do, "
-                f"{verified.unmatched} that do not. WDR of equal distances: {number(verified.wdr_constant)}."
+                f"Do two videos follow the same procedure? {found.matched} pairs that do, "
+                f"{found.unmatched} that do not."
             )
-            parts.append(("Verification", asked, [*VERIFICATION, *by_kind], self.verification))
-        if retrieved:
-            asked = f"Which video follows this text? {retrieved.queries} scripts, {retrieved.gallery} videos."
-            parts.append(("Retrieval", asked, RETRIEVAL, self.retrieval))
-        if matched:
-            asked = f"Which of {matched.candidates:.3g} videos follows this text? {matched.rows} lists."
-            parts.append(("Matching", asked, MATCHING, self.matching))
-        if located:
+            add("verification", "Verification", asked, VERIFICATION, self.verification)
+            if len(found.kinds) > 1:
+                counted = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+                asked = (
+                    f"The same by how the scripts differ: {counted}. AUC % of these pairs against all equal "
+                    "ones, 95 % CI."
+                )
+                columns = by_kind([row.result for row in self.verification])
+                add("by_kind", "Verification by kind of difference", asked, columns, self.verification)
+        if self.distances:
+            asked = "The same pairs by other distances, on three and on one view of each video."
+            add("distances", "Verification by distance", asked, DISTANCES, self.distances)
+        if found := _first(self.retrieval, Retrieval):
+            asked = f"Which video follows this text? {found.queries} scripts, {found.gallery} videos."
+            add("retrieval", "Retrieval", asked, RETRIEVAL, self.retrieval)
+        if found := _first(self.matching, Matching):
+            asked = f"Which of {found.candidates:.3g} videos follows this text? {found.rows} lists."
+            add("matching", "Matching", asked, MATCHING, self.matching)
+        if found := _first(self.localisation, Localisation):
             asked = (
-                f"Where in the video does each step happen? {located.videos} videos, {located.steps} steps; "
+                f"Where in the video does each step happen? {found.videos} videos, {found.steps} steps; "
                 "the true times were hidden from training."
             )
-            parts.append(("Localisation", asked, LOCALISATION, self.localisation))
+            add("localisation", "Localisation", asked, LOCALISATION, self.localisation)
+        if self.pseudo_labels:
+            asked = (
+                "How right are the labels that training makes for itself? One frame of each segment, "
+                "against the true step times, which training never sees."
+            )
+            add("pseudo_labels", "Pseudo-labels", asked, PSEUDO_LABELS, self.pseudo_labels)
+        if self.probe:
+            asked = f"Can a linear classifier read off the procedure? {self.probe[0].result.described()}"
+            add("probe", "Linear probe", asked, PROBE, self.probe)
         return parts
 
     def headline(self) -> dict[str, float]:
@@ -163,6 +155,7 @@ class Results:
             ("acc1", self.matching, lambda r: r.acc1),
             ("frame_accuracy", self.localisation, lambda r: r.frame_accuracy),
             ("iou", self.localisation, lambda r: r.iou),
+            ("probe", self.probe, lambda r: r.accuracy),
         ):
             for row in rows:
                 if row.headline:
@@ -171,7 +164,6 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; what is undefined is null."""
-        parts = ("verification", "retrieval", "matching", "localisation")
         out: dict[str, Any] = {
             "run": self.run,
             "dataset": self.dataset,
@@ -183,8 +175,10 @@ class Results:
                     {"name": r.name, "kind": r.kind, "headline": r.headline, **r.result.to_dict()}
                     for r in getattr(self, part)
                 ]
-                for part in parts
+                for part in PARTS
             },
+            "selection": self.selection.to_dict() if self.selection else None,
+            "remarks": self.remarks,
             "notes": self.notes,
             "about": self.about,
             "seconds": round(self.seconds, 2),
@@ -194,27 +188,45 @@ class Results:
 
     def to_markdown(self) -> str:
         lines = [f"# Results of {_cell(self.run)}", "", _cell(self._subtitle()), ""]
-        for title, asked, columns, rows in self.parts():
-            lines += [f"## {title}", "", asked, ""]
-            lines.append("| row | kind | " + " | ".join(c.head for c in columns) + " |")
-            lines.append("|" + "---|" * 2 + "---:|" * len(columns))
-            for row in rows:
+        for part in self.parts():
+            lines += [f"## {part.title}", "", part.asked, ""]
+            lines.append("| row | kind | " + " | ".join(c.head for c in part.columns) + " |")
+            lines.append("|" + "---|" * 2 + "---:|" * len(part.columns))
+            for row in part.rows:
                 name = f"**{_cell(row.name)}**" if row.headline else _cell(row.name)
-                lines.append(
-                    f"| {name} | {row.kind} | " + " | ".join(c.value(row.result) for c in columns) + " |"
-                )
-            lines += ["", *(f"- {c.head}: {c.explained}" for c in columns if c.explained), ""]
+                values = " | ".join(c.value(row.result) for c in part.columns)
+                lines.append(f"| {name} | {self.kind_of(row)} | {values} |")
+            lines += ["", *(f"- {c.head}: {c.explained}" for c in part.columns if c.explained)]
+            lines += [*(f"- {_cell(remark)}" for remark in part.remarks), ""]
         if self.notes:
             lines += ["## Notes", "", *(f"- {_cell(note)}" for note in self.notes), ""]
         return "\n".join(lines)
 
+    def file(self, suffix: str, stem: str = "results") -> str:
+        """The name of a file of these results: `results.json` is that of the run's own checkpoint alone.
+
+        One that was asked for by name gets its own (`results-best-on-test.json`) and never passes for it.
+        """
+        label = self.selection.label if self.selection else ""
+        return f"{stem}-{label}{suffix}" if label else f"{stem}{suffix}"
+
     def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-        """Write results.json and results.md into `folder`, each atomically; returns both paths."""
-        folder = Path(folder)
-        write_json(folder / "results.json", self.to_dict())
-        with write_atomically(folder / "results.md", "w") as file:
+        """Write results.json and results.md (see `file`) into `folder`, each atomically; returns both
+        paths."""
+        as_json, as_text = (Path(folder) / self.file(suffix) for suffix in (".json", ".md"))
+        write_json(as_json, self.to_dict())
+        with write_atomically(as_text, "w") as file:
             file.write(self.to_markdown())
-        return folder / "results.json", folder / "results.md"
+        return as_json, as_text
+
+    @property
+    def on_test(self) -> bool:
+        """The checkpoint was chosen by the figures that are reported: too good by construction."""
+        return self.selection is not None and self.selection.on_test
+
+    def kind_of(self, row: Row) -> str:
+        """A row's kind in words; a trained row of a checkpoint that was chosen on the test says so."""
+        return ON_TEST if self.on_test and row.kind == TRAINED else row.kind
 
     def print(self, console: Console | None = None) -> None:
         if console is None:
@@ -224,20 +236,23 @@ class Results:
         console.print(self)
 
     def _subtitle(self) -> str:
-        return f"{self.dataset or 'data'}, split {self.split}, {self.videos} videos"
+        chosen = f", {self.selection}" if self.selection else ""
+        return f"{self.dataset or 'data'}, split {self.split}, {self.videos} videos{chosen}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.markup import escape
         from rich.text import Text
 
         yield Text(f"Results of {self.run}: {self._subtitle()}", style="bold")
-        for title, asked, columns, rows in self.parts():
+        for part in self.parts():
             yield Text()
-            yield Text.assemble((title, "bold cyan"), f"  {asked}")
-            yield _rich_table(columns, rows, options.max_width >= WIDE)
-            for column in columns:
+            yield Text.assemble((part.title, "bold cyan"), f"  {part.asked}")
+            yield _rich_table(part, options.max_width >= WIDE, ON_TEST if self.on_test else TRAINED)
+            for column in part.columns:
                 if column.explained:
                     yield Text(f"  {column.head}: {column.explained}", style="dim")
+            for remark in part.remarks:
+                yield Text(f"  {remark}")
         if self.parts():
             yield Text(
                 "\n* the row to quote; controls learn nothing, so what lies above the best of them is learned"
@@ -246,32 +261,28 @@ class Results:
             yield Text.from_markup(f"[yellow]note[/yellow]: {escape(note)}")
 
 
-def _rich_table(columns: list[Column], rows: list[Row], wide: bool) -> Table:
+def _rich_table(part: Part, wide: bool, trained_words: str) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for column in columns:
+    for column in part.columns:
         table.add_column(column.head, justify="right", no_wrap=True)
     if wide:
         table.add_column("what it is")
     last: bool | None = None
-    for row in rows:
+    for row in part.rows:
         trained = row.kind == TRAINED
         if trained != last:
-            table.add_row(SECTIONS[trained], style="bold" if trained else "dim italic")
+            table.add_row(trained_words if trained else "controls", style="bold" if trained else "dim italic")
             last = trained
         label = "  " + escape(row.name) + (" *" if row.headline else "")
         style = "bold" if row.headline else None if trained else "dim"
         explained = (escape(row.explained),) if wide else ()
-        table.add_row(label, *(column.value(row.result) for column in columns), *explained, style=style)
+        table.add_row(label, *(column.value(row.result) for column in part.columns), *explained, style=style)
     return table
-
-
-def _auc_of(kind: str) -> Callable[[Verification], str]:
-    return lambda result: percent(result.by_kind.get(kind, math.nan))
 
 
 def _first(rows: list[Row], kind: type) -> Any:

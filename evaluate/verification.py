@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..cache.errors import StepclipError
+from .bootstrap import Samples, interval, resample
 
 if TYPE_CHECKING:
     from ..cache.manifest import Manifest, Pair
@@ -19,7 +20,9 @@ class Verification:
     """Unmatched is the positive class and the distance its score, so an AUC of 1 is perfect and .5 is chance.
 
     `wdr` has no upper bound; `wdr_constant` is what equal distances for all pairs would reach. Both are nan
-    where they are undefined. `ci` is the 95 % interval of the AUC over resampled pairs.
+    where they are undefined. `ci`, `eer_ci`, `wdr_ci` and `by_kind_ci` are 95 % intervals over resampled
+    pairs (`bootstrap`); `samples` are the resamples themselves. A kind's AUC holds its pairs against all
+    matched ones; `kinds` counts them.
     """
 
     auc: float
@@ -31,15 +34,26 @@ class Verification:
     matched: int
     unmatched: int
     notes: list[str] = field(default_factory=list)
+    eer_ci: tuple[float, float] = (float("nan"), float("nan"))
+    wdr_ci: tuple[float, float] = (float("nan"), float("nan"))
+    by_kind_ci: dict[str, tuple[float, float]] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    samples: Samples | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
 
 
 def verify(
-    distances: np.ndarray, pairs: Sequence[Pair], manifest: Manifest, *, resamples: int = 1000, seed: int = 0
+    distances: np.ndarray,
+    pairs: Sequence[Pair],
+    manifest: Manifest,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    kinds: bool = True,
 ) -> Verification:
-    """Score `distances` (P,), larger = more different, of `pairs` (P).
+    """Score `distances` (P,), larger = more different, of `pairs` (P); by kind of difference with `kinds`.
 
     AUC and WDR as in `methods/weaksvr.md` 5.1, 5.2. StepclipError when the lengths differ, a distance is not
     finite, or only one class is present.
@@ -64,15 +78,20 @@ def verify(
         )
 
     false_alarm, hit, _ = roc_curve(unmatched, distances, drop_intermediate=False)
-    by_kind = {}
-    for kind in sorted({pair.kind for pair in pairs if not pair.matched}):
+    edits = edit_distances(pairs, manifest)
+    wdr, wdr_constant, notes = weighted_distance_ratio(distances, unmatched, edits)
+    samples = resample(distances, unmatched, edits, resamples, seed)
+    by_kind, by_kind_ci, counts = {}, {}, {}
+    for kind in sorted({pair.kind for pair in pairs if not pair.matched and kinds}):
         chosen = np.array([pair.matched or pair.kind == kind for pair in pairs])
         alarms, hits, _ = roc_curve(unmatched[chosen], distances[chosen])
         by_kind[kind] = float(area(alarms, hits))
-    wdr, wdr_constant, notes = weighted_distance_ratio(distances, pairs, manifest)
+        again = resample(distances[chosen], unmatched[chosen], resamples=resamples, seed=seed, auc_only=True)
+        by_kind_ci[kind] = interval(again.auc)
+        counts[kind] = int((chosen & unmatched).sum())
     return Verification(
         auc=float(area(false_alarm, hit)),
-        ci=bootstrap_auc(distances, unmatched, resamples, seed),
+        ci=interval(samples.auc),
         eer=equal_error_rate(false_alarm, hit),
         wdr=wdr,
         wdr_constant=wdr_constant,
@@ -80,7 +99,26 @@ def verify(
         matched=int((~unmatched).sum()),
         unmatched=int(unmatched.sum()),
         notes=notes,
+        eer_ci=interval(samples.eer),
+        wdr_ci=interval(samples.wdr) if np.isfinite(wdr) else (float("nan"), float("nan")),
+        by_kind_ci=by_kind_ci,
+        kinds=counts,
+        samples=samples,
     )
+
+
+def gap_auc(distances: np.ndarray, unmatched: np.ndarray) -> float:
+    """The AUC alone: `unmatched` (P,) bool is the positive class, `distances` (P,) its score."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(unmatched, distances))
+
+
+def gain(first: Verification, second: Verification) -> tuple[float, tuple[float, float]]:
+    """AUC of `first` minus that of `second`, and its interval over the same resamples of the same pairs."""
+    if first.samples is None or second.samples is None:
+        return first.auc - second.auc, (float("nan"), float("nan"))
+    return first.auc - second.auc, interval(first.samples.auc - second.samples.auc)
 
 
 def equal_error_rate(false_alarm: np.ndarray, hit: np.ndarray) -> float:
@@ -91,34 +129,6 @@ def equal_error_rate(false_alarm: np.ndarray, hit: np.ndarray) -> float:
         return float(false_alarm[0])
     share = -gap[i - 1] / (gap[i] - gap[i - 1])
     return float(false_alarm[i - 1] + share * (false_alarm[i] - false_alarm[i - 1]))
-
-
-def bootstrap_auc(
-    distances: np.ndarray, unmatched: np.ndarray, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the AUC when matched and unmatched pairs are each drawn anew with replacement."""
-    rng = np.random.default_rng(seed)
-    groups = np.unique(distances, return_inverse=True)[1]
-    size = int(groups.max()) + 1
-    mine, theirs = groups[unmatched], groups[~unmatched]
-    values = []
-    chunk = max(1, min(resamples, 8_000_000 // size))
-    for start in range(0, resamples, chunk):
-        n = min(chunk, resamples - start)
-        high = _histogram(mine[rng.integers(len(mine), size=(n, len(mine)))], size)
-        low = _histogram(theirs[rng.integers(len(theirs), size=(n, len(theirs)))], size)
-        below = np.cumsum(low, axis=1) - low / 2  # ties count half
-        values.append((high * below).sum(1) / (len(mine) * len(theirs)))
-    tail = (1 - level) / 2
-    lower, upper = np.quantile(np.concatenate(values), [tail, 1 - tail])
-    return float(lower), float(upper)
-
-
-def _histogram(groups: np.ndarray, size: int) -> np.ndarray:
-    """Counts (n, size) of the values of each row of `groups` (n, m)."""
-    n = len(groups)
-    flat = (groups + np.arange(n)[:, None] * size).ravel()
-    return np.bincount(flat, minlength=n * size).reshape(n, size).astype(np.float64)
 
 
 def edit_distance(a: Sequence[str], b: Sequence[str], substitution: int = 2) -> int:
@@ -132,15 +142,8 @@ def edit_distance(a: Sequence[str], b: Sequence[str], substitution: int = 2) -> 
     return row[-1]
 
 
-def weighted_distance_ratio(
-    distances: np.ndarray, pairs: Sequence[Pair], manifest: Manifest
-) -> tuple[float, float, list[str]]:
-    """WDR, its value for equal distances, and notes (`methods/weaksvr.md` 5.2).
-
-    Mean over unmatched pairs of distance / edit distance of the step lists, divided by the mean distance of
-    the matched pairs. Unmatched pairs with one and the same step list have no edit distance and are left
-    out.
-    """
+def edit_distances(pairs: Sequence[Pair], manifest: Manifest) -> np.ndarray:
+    """Edit distance (P,) of the step lists of each unmatched pair, substitution 2; 0 for matched ones."""
     known: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
     edits = np.zeros(len(pairs))
     for i, pair in enumerate(pairs):
@@ -149,14 +152,25 @@ def weighted_distance_ratio(
             if scripts not in known:
                 known[scripts] = edit_distance(*scripts)
             edits[i] = known[scripts]
-    matched = np.array([pair.matched for pair in pairs])
-    usable = ~matched & (edits > 0)
+    return edits
+
+
+def weighted_distance_ratio(
+    distances: np.ndarray, unmatched: np.ndarray, edits: np.ndarray
+) -> tuple[float, float, list[str]]:
+    """WDR, its value for equal distances, and notes (`methods/weaksvr.md` 5.2).
+
+    Mean over unmatched pairs of distance / edit distance of the step lists, divided by the mean distance of
+    the matched pairs. Unmatched pairs with one and the same step list have no edit distance and are left
+    out.
+    """
+    usable = unmatched & (edits > 0)
     notes = []
-    if (same := int((~matched & (edits == 0)).sum())) > 0:
+    if (same := int((unmatched & (edits == 0)).sum())) > 0:
         notes.append(f"WDR leaves out {same} unmatched pairs whose step lists are equal")
     if not usable.any():
         return float("nan"), float("nan"), notes
     constant = float(np.mean(1 / edits[usable]))
-    near = float(np.mean(distances[matched]))
+    near = float(np.mean(distances[~unmatched]))
     wdr = float(np.mean(distances[usable] / edits[usable]) / near) if near > 0 else float("nan")
     return wdr, constant, notes

@@ -10,7 +10,15 @@ import torch
 
 from stepclip.cache.errors import StepclipError
 from stepclip.evaluate.controls import CONTROLS, control_distances
-from stepclip.evaluate.distances import alignment, combined, pair_rows, pooled
+from stepclip.evaluate.distances import (
+    DISTANCES,
+    alignment,
+    combined,
+    diagonal,
+    distance_of,
+    pair_rows,
+    pooled,
+)
 from stepclip.evaluate.embed import Embedded, flatten_segments
 from stepclip.evaluate.verification import verify
 
@@ -99,10 +107,16 @@ def test_controls_on_the_planted_world(world) -> None:  # type: ignore[no-untype
     pairs = world.manifest.pairs
     a, b = pair_rows(base, [(p.video_a, p.video_b) for p in pairs])
     scored = {
-        name: verify(control_distances(name, base, a, b), pairs, world.manifest, resamples=10)
+        name: verify(control_distances(name, base, a, b, bare=base), pairs, world.manifest, resamples=10)
         for name in CONTROLS
     }
     assert scored["clock"].auc == 0.5 and np.isnan(scored["clock"].wdr)
+    assert scored["chance"].auc == 0.5 and scored["chance"].wdr == pytest.approx(
+        scored["chance"].wdr_constant
+    )
+    assert scored["content-free"].auc == scored["dtw-raw"].auc  # of the embeddings it is given
+    with pytest.raises(StepclipError, match="bare="):
+        control_distances("content-free", base, a, b)
     assert scored["dtw-raw"].auc == 1
     assert control_distances("dtw-raw", base, a, b) == pytest.approx(alignment(base, a, b))
     for i, pair in enumerate(pairs):
@@ -131,6 +145,39 @@ def test_raw_is_the_mean_and_flat_the_segments(world) -> None:  # type: ignore[n
     views = np.mean([frames[edges[:-1] + i * quarter] for i in (1, 2, 3)], axis=0)
     flat = flatten_segments(base)
     assert flat.video[base.row("1.2-p1")].numpy() == pytest.approx(views.ravel(), abs=1e-4)
+
+
+def test_diagonal_is_the_loop_over_segments() -> None:
+    e = made([6, 6, 6])
+    frames = e.frames.numpy().astype(float).reshape(3, 6, 8)
+    frames /= np.linalg.norm(frames, axis=-1, keepdims=True)
+    expected = [np.mean([1 - frames[i, t] @ frames[j, t] for t in range(6)]) for i, j in ((0, 1), (2, 0))]
+    assert diagonal(e, np.array([0, 2]), np.array([1, 0])) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(StepclipError, match="different numbers of frames"):
+        diagonal(made([6, 5]), np.array([0]), np.array([1]))
+
+
+def test_a_recipe_s_distance_by_name() -> None:
+    e = made([3, 9, 4, 7])
+    a, b = np.array([0, 1, 2]), np.array([3, 2, 0])
+    parts = pooled(e.video, a, b), alignment(e, a, b)
+    for name, expected in zip(DISTANCES, (*parts, combined(*parts)), strict=True):
+        assert distance_of(name, e, a, b) == pytest.approx(expected)
+    with pytest.raises(StepclipError, match="did you mean 'pooled'"):
+        distance_of("poled", e, a, b)
+
+
+def test_combined_sees_what_either_sees() -> None:
+    """Half of the differing pairs show in the first distance alone, half in the second alone."""
+    rng = np.random.default_rng(0)
+    unmatched = np.arange(400) >= 200
+    first = rng.normal(5, 1, 400) + 3 * (unmatched & (np.arange(400) % 2 == 0))
+    second = 0.01 * (rng.normal(5, 1, 400) + 3 * (unmatched & (np.arange(400) % 2 == 1)))
+
+    def auc(x: np.ndarray) -> float:
+        return float(np.mean(x[unmatched][:, None] > x[~unmatched]))
+
+    assert auc(combined(first, second)) > max(auc(first), auc(second)) + 0.05
 
 
 def test_unknown_video_is_named() -> None:

@@ -17,6 +17,8 @@ from stepclip.cache.manifest import Manifest
 from stepclip.cache.writer import FeatureWriter
 from stepclip.evaluate import evaluate
 from stepclip.evaluate.controls import CONTROLS
+from stepclip.evaluate.results import PARTS
+from stepclip.evaluate.verification import verify
 from stepclip.train.model import ModelOutput
 from stepclip.train.recipe import load_recipe
 
@@ -68,9 +70,9 @@ def test_perfect_random_and_constant_models(world: World) -> None:
     flat = by_name(constant.verification)
     assert flat["pooled"].auc == pytest.approx(0.5) and flat["alignment"].auc == pytest.approx(0.5, abs=0.2)
     chance = by_name(constant.retrieval)
-    assert chance["paragraph"].r5 == pytest.approx(chance["constant"].r5)
-    # the controls do not depend on the model
-    for name in CONTROLS:
+    assert chance["paragraph"].r5 == pytest.approx(chance["chance"].r5)
+    # the controls do not depend on the model, but for the one that is the model without content
+    for name in set(CONTROLS) - {"content-free"}:
         assert by_name(random.verification)[name].auc == by_name(perfect.verification)[name].auc
     assert by_name(random.localisation)["uniform"] == by_name(perfect.localisation)["uniform"]
 
@@ -81,10 +83,69 @@ def test_every_table_has_its_controls_and_one_headline(world: World) -> None:
     )
     assert [r.name for r in results.verification] == ["pooled", "alignment", "combined", *CONTROLS]
     assert [r.name for r in results.verification if r.headline] == ["combined"]
-    for rows in (results.verification, results.retrieval, results.matching, results.localisation):
-        assert sum(r.headline for r in rows) == 1 and any(r.kind != "trained" for r in rows)
+    for part in PARTS:
+        rows = getattr(results, part)
+        assert [r.headline for r in rows].count(True) == 1, part
+        assert {r.kind for r in rows} == {"trained", "control", "chance"}, part
+        names = {r.name for r in rows}
+        assert {"chance", "content-free"} <= names, part
+        assert names & {"duration", "clock", "uniform"}, part
     assert results.headline()["auc"] == by_name(results.verification)["combined"].auc
     assert set(by_name(results.verification)["pooled"].by_kind) == {"order", "deletion", "addition"}
+    free = by_name(results.verification)["content-free"]
+    assert free.auc == 0.5 and by_name(results.matching)["content-free"].acc1 < 0.5
+    said = results.remarks["verification"][0]
+    assert said.startswith("combined over the best control, ") and "the same resampled pairs" in said
+
+
+def test_other_distances_and_views(world: World) -> None:
+    """The table repeats the quoted rows, and its others are those of the views by hand."""
+    results = evaluate(
+        planted(world, "perfect", "pooled"), world.store, world.manifest, device="cpu", progress=False
+    )
+    rows, main = by_name(results.distances), by_name(results.verification)
+    assert [r.name for r in results.distances if r.headline] == ["norm-l2"]
+    assert rows["norm-l2"].three.auc == pytest.approx(main["pooled"].auc)
+    assert rows["cos"].three.auc == rows["norm-l2"].three.auc  # 2 - 2 cos: the same order
+    assert rows["cos"].three.wdr == pytest.approx(rows["norm-l2"].three.wdr)
+    for name in ("alignment", "combined", *CONTROLS):
+        assert rows[name].three is main[name] and (rows[name].one is None) == (name != "flat")
+    frames = {v: world.store.frames[v].astype(float) for v in world.store.video_ids}
+
+    def middle(video_id: str) -> np.ndarray:
+        edges = np.linspace(0, len(frames[video_id]) - 2, 9).astype(int)
+        return frames[video_id][edges[:-1] + 2 * (np.diff(edges) // 4)]
+
+    pairs = world.manifest.pairs
+    by_hand = [np.abs(middle(p.video_a).mean(0) - middle(p.video_b).mean(0)).sum() for p in pairs]
+    assert rows["l1"].one.auc == verify(np.array(by_hand), pairs, world.manifest).auc
+    unit = {v: m / np.linalg.norm(m, axis=1, keepdims=True) for v in frames for m in [middle(v)]}
+    by_hand = [1 - (unit[p.video_a] * unit[p.video_b]).sum(1).mean() for p in pairs]
+    assert rows["diagonal"].one.auc == pytest.approx(verify(np.array(by_hand), pairs, world.manifest).auc)
+    assert results.to_dict()["distances"][0]["one"]["auc"] == rows["norm-l2"].one.auc
+
+
+def test_a_model_without_text_space_has_no_trained_rows_that_need_one(world: World) -> None:
+    run = planted(world, "perfect")
+    run.model.text = False
+    results = evaluate(run, world.store, world.manifest, device="cpu", progress=False)
+    assert results.verification and results.probe and not results.pseudo_labels
+    for rows in (results.retrieval, results.matching, results.localisation):
+        assert rows and not any(r.kind == "trained" or r.name == "content-free" for r in rows)
+    assert sum("no text space" in note for note in results.notes) == 2
+
+
+def test_transfer_lists_of_the_probe(world: World) -> None:
+    lists = {v.video_id: "test" if v.video_id.endswith("p2") else "train" for v in world.manifest}
+    run = planted(world, "perfect")
+    results = evaluate(
+        run, world.store, world.manifest, transfer={**lists, "gone": "test"}, device="cpu", progress=False
+    )
+    found = by_name(results.probe)["video"]
+    assert (found.train, found.test, found.folds) == (24, 12, 0) and not results.remarks.get("probe")
+    assert "linear probe: 1 of 37 listed videos have no features here" in results.notes
+    folds = evaluate(run, world.store, world.manifest, device="cpu", progress=False)
+    assert by_name(folds.probe)["video"].folds == 3 and "no transfer lists" in folds.remarks["probe"][0]
 
 
 def test_saved_and_printed(world: World, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -94,14 +155,17 @@ def test_saved_and_printed(world: World, tmp_path) -> None:  # type: ignore[no-u
     as_json, as_text = results.save(tmp_path)
     saved = json.loads(as_json.read_text())
     assert saved["verification"][1]["auc"] == by_name(results.verification)["alignment"].auc
-    assert saved["verification"][-1]["wdr"] is None  # the clock's: undefined, and JSON has no nan
+    at = [row["name"] for row in saved["verification"]].index("clock")
+    assert saved["verification"][at]["wdr"] is None  # undefined, and JSON has no nan
     assert saved["about"]["fingerprint"] == world.store.fingerprint.digest
     assert "| **alignment** | trained | 100.0 |" in as_text.read_text()
     for width in (80, 140):
         console = Console(width=width, record=True, file=io.StringIO())
         results.print(console)
         text = console.export_text()
-        for name in (*CONTROLS, "Verification", "Retrieval", "Matching", "Localisation"):
+        titles = [part.title for part in results.parts()]
+        assert len(titles) == 8
+        for name in (*CONTROLS, *titles):
             assert name in text
         assert "…" not in text, "a figure was cut off"
         assert ("DTW on raw CLIP frames" in text) == (width == 140)
@@ -127,7 +191,7 @@ def test_what_a_split_lacks_is_left_out_and_said(world: World) -> None:
         and "localisation is left out" in said
         and "no matching list" in said
     )
-    assert [title for title, *_ in results.parts()] == ["Retrieval"]
+    assert [part.title for part in results.parts()] == ["Retrieval", "Linear probe"]
     one_sided = replace(world.manifest, pairs=tuple(p for p in world.manifest.pairs if p.matched))
     results = evaluate(run, world.store, one_sided, device="cpu", progress=False)
     assert not results.verification and "0 unmatched" in "\n".join(results.notes)

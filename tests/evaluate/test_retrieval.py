@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepclip.cache.errors import StepclipError
-from stepclip.cache.manifest import MatchRow
+from stepclip.cache.manifest import MatchRow, VideoRow
 from stepclip.evaluate.retrieval import (
+    Matching,
     Queries,
     first_rank,
+    length_scores,
     match_rows,
     match_scores,
     matching,
@@ -85,6 +89,100 @@ def test_matching_perfect_constant_and_uneven() -> None:
     assert (chance.acc1, chance.acc2, chance.acc3) == pytest.approx((0.2, 0.4, 0.6))
     assert chance.mrr == pytest.approx(np.mean([1 / k for k in range(1, 6)]))
     assert matching([np.zeros(2), np.zeros(4)], [1, 0]).acc1 == pytest.approx((1 / 2 + 1 / 4) / 2)
+
+
+def literal_auc(pairs: list[tuple[float, bool]]) -> float:
+    right, wrong = [s for s, r in pairs if r], [s for s, r in pairs if not r]
+    return float(np.mean([1.0 if s > w else 0.5 if s == w else 0.0 for s in right for w in wrong]))
+
+
+def test_matching_auc_is_the_loop_over_candidates() -> None:
+    """Scores that say little between the texts and much within one: the two AUCs differ."""
+    rng = np.random.default_rng(3)
+    rows, answers, texts = [], [], []
+    for i in range(60):
+        size, text = int(rng.integers(2, 7)), str(i % 5)
+        answer = int(rng.integers(size))
+        scores = rng.integers(0, 6, size).astype(float) + 4 * int(text)
+        scores[answer] += 1.5
+        rows.append(scores), answers.append(answer), texts.append(text)
+    flat = [
+        (t, float(s), j == a)
+        for t, row, a in zip(texts, rows, answers, strict=True)
+        for j, s in enumerate(row)
+    ]
+    found = matching(rows, answers, texts)
+    assert found.auc == pytest.approx(literal_auc([(s, r) for _, s, r in flat]))
+    each = [literal_auc([(s, r) for t, s, r in flat if t == text]) for text in sorted(set(texts))]
+    assert found.query_auc == pytest.approx(np.mean(each)) and found.query_auc > found.auc + 0.05
+    alone = matching(rows, answers)  # each list a text of its own
+    own = [literal_auc([(s, j == a) for j, s in enumerate(r)]) for r, a in zip(rows, answers, strict=True)]
+    assert alone.query_auc == pytest.approx(np.mean(own)) and alone.auc == found.auc
+    again = np.random.default_rng(0).integers(60, size=(1000, 60))
+    first = np.array(
+        [
+            float((r > r[a]).sum() == 0) / (r == r[a]).sum()  # ties: each order is as likely
+            for r, a in zip(rows, answers, strict=True)
+        ]
+    )
+    assert found.acc1 == pytest.approx(first.mean())
+    assert found.ci == pytest.approx(tuple(np.quantile(first[again].mean(1), [0.025, 0.975])))
+    one = matching([np.array([0.3])], [0])
+    assert one.acc1 == 1 and np.isnan(one.auc) and np.isnan(one.query_auc)
+
+
+def test_the_released_matching_lists(shared_data: Path) -> None:
+    """800 rows, 775 of them distinct, 25 texts, 1022 videos; the answer is the text's own video."""
+    folder = shared_data / "annotations" / "CSV"
+    bank = json.loads((folder / "label_bank.json").read_text())
+    lines = [line.split() for line in (folder / "splits" / "text_matching.txt").read_text().splitlines()]
+    names = sorted({name for fields in lines for name in fields[1:]})
+    videos = [
+        VideoRow(
+            name, "", name.split(".")[0], name.split("/")[0], "test", steps=tuple(bank[name.split("/")[0]])
+        )
+        for name in names
+    ]
+    lists = [
+        MatchRow(f[0], tuple(f[1:]), [n.split("/")[0] for n in f[1:]].index(f[0]), "test") for f in lines
+    ]
+    queries = Queries.of(videos)
+    place = {video.video_id: i for i, video in enumerate(videos)}
+    embedded = Placed(place)
+    rows, notes = match_rows(lists, queries, embedded)  # type: ignore[arg-type]
+    assert (len(lists), len(rows), len(names), len(queries.scripts)) == (800, 775, 1022, 25)
+    assert notes == ["matching: 25 repeated rows counted once"]
+
+    def score(scores: np.ndarray) -> Matching:
+        return match_scores(rows, queries, embedded, scores)  # type: ignore[arg-type]
+
+    perfect = score(queries.relevant.astype(float))
+    assert (perfect.acc1, perfect.mrr, perfect.auc, perfect.query_auc) == (1, 1, 1, 1)
+    assert (perfect.rows, perfect.candidates, perfect.ci) == (775, 5, (1, 1))
+    chance = score(np.zeros(queries.relevant.shape))
+    assert (chance.acc1, chance.acc2, chance.acc3) == pytest.approx((0.2, 0.4, 0.6))
+    assert (chance.auc, chance.query_auc) == (0.5, 0.5)
+    dice = score(np.random.default_rng(0).random(queries.relevant.shape))
+    assert dice.acc1 == pytest.approx(0.2, abs=0.05) and dice.ci[0] < 0.2 < dice.ci[1]
+
+
+class Placed(dict):  # type: ignore[type-arg]
+    """What `match_rows` asks of embeddings: which videos there are, and where."""
+
+    def row(self, video_id: str) -> int:
+        return int(self[video_id])
+
+
+def test_a_long_script_asks_for_a_long_video(world) -> None:  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    seconds = np.linspace(5, 60, len(world.embedded))
+    embedded = replace(world.embedded, durations=seconds)
+    scripts = [("a",) * n for n in (2, 5, 20)]
+    best = length_scores(embedded, scripts).argmax(1)
+    usual = np.exp(np.median(np.log(seconds)))
+    expected = [int(np.abs(np.log(seconds / usual) - np.log(n / 5)).argmin()) for n in (2, 5, 20)]
+    assert best.tolist() == expected and best[0] < best[1] < best[2]
 
 
 def test_planted_world(world) -> None:  # type: ignore[no-untyped-def]

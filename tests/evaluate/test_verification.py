@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from stepclip.cache.errors import StepclipError
 from stepclip.cache.manifest import Manifest, Pair, VideoRow
-from stepclip.evaluate.verification import bootstrap_auc, edit_distance, equal_error_rate, verify
+from stepclip.evaluate.bootstrap import interval, resample
+from stepclip.evaluate.verification import edit_distance, equal_error_rate, gain, verify
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -102,34 +103,66 @@ def test_eer_by_exhaustive_threshold() -> None:
     assert equal_error_rate(np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.5, 1.0])) == 0.5
 
 
-def test_bootstrap_is_seeded_and_as_wide_as_theory() -> None:
+def test_intervals_are_seeded_and_as_wide_as_theory() -> None:
     rng = np.random.default_rng(2)
     distances = np.concatenate([rng.normal(0, 1, 250), rng.normal(1, 1, 250)])
     unmatched = np.arange(500) >= 250
-    first = bootstrap_auc(distances, unmatched, 1000, seed=3)
-    assert first == bootstrap_auc(distances, unmatched, 1000, seed=3)
-    assert first != bootstrap_auc(distances, unmatched, 1000, seed=4)
+    first = interval(resample(distances, unmatched, seed=3).auc)
+    assert first == interval(resample(distances, unmatched, seed=3).auc)
+    assert first != interval(resample(distances, unmatched, seed=4).auc)
     # Hanley and McNeil 1982, standard error of the AUC
     a, n = literal_auc(distances, unmatched), 250
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = np.sqrt((a * (1 - a) + (n - 1) * (q1 - a * a) + (n - 1) * (q2 - a * a)) / (n * n))
     assert first[0] < a < first[1]
     assert first[1] - first[0] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert np.isnan(interval(np.full(5, np.nan))).all()
 
 
-def test_bootstrap_equals_the_loop_over_resamples() -> None:
+@pytest.mark.parametrize("chunk", [1, 8_000_000])
+def test_every_figure_on_the_resampled_pairs_is_that_of_the_loop(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draw as documented, build the list of drawn pairs, score it with `verify`: AUC, EER, WDR, kinds."""
     rng = np.random.default_rng(5)
-    distances = rng.integers(0, 5, 24).astype(float)
-    unmatched = np.arange(24) >= 10
-    again = np.random.default_rng(7)
-    mine = again.integers(14, size=(50, 14))
-    theirs = again.integers(10, size=(50, 10))
-    high, low = distances[unmatched], distances[~unmatched]
-    values = [
-        literal_auc(np.concatenate([low[t], high[m]]), unmatched) for m, t in zip(mine, theirs, strict=True)
-    ]
-    expected = np.quantile(values, [0.025, 0.975])
-    assert bootstrap_auc(distances, unmatched, 50, seed=7) == pytest.approx(tuple(expected))
+    n, kinds = 24, ["order", "deletion"]
+    matched = [i < 10 for i in range(n)]
+    pairs, manifest = simple(matched, ["matched" if m else kinds[i % 2] for i, m in enumerate(matched)])
+    pairs[-1] = Pair("a0", "b0", False, "order")  # an unmatched pair with equal scripts: no edit distance
+    distances = rng.integers(0, 5, n).astype(float) + 0.5
+    seeded = np.random.default_rng(7)
+    monkeypatch.setattr("stepclip.evaluate.bootstrap.CHUNK_NUMBERS", chunk)
+    draws = []
+    for size in [1] * 30 if chunk == 1 else [30]:
+        mine = seeded.integers(14, size=(size, 14)) + 10
+        theirs = seeded.integers(10, size=(size, 10))
+        draws += list(np.concatenate([theirs, mine], axis=1))
+    again = [verify(distances[d], [pairs[i] for i in d], manifest, resamples=1, kinds=False) for d in draws]
+    result = verify(distances, pairs, manifest, resamples=30, seed=7)
+    assert result.samples is not None
+    for name in ("auc", "eer", "wdr"):
+        expected = [getattr(one, name) for one in again]
+        assert getattr(result.samples, name) == pytest.approx(expected, abs=1e-12)
+    for name, ci in (("auc", result.ci), ("eer", result.eer_ci), ("wdr", result.wdr_ci)):
+        assert ci == pytest.approx(np.quantile([getattr(one, name) for one in again], [0.025, 0.975]))
+    alone = [i for i in range(n) if matched[i] or pairs[i].kind == "order"]
+    only = verify(distances[alone], [pairs[i] for i in alone], manifest, resamples=30, seed=7)
+    assert result.by_kind_ci["order"] == only.ci and result.kinds == {"deletion": 6, "order": 8}
+    assert only.unmatched == 8 and result.by_kind["order"] == only.auc
+    assert "samples" not in result.to_dict()
+
+
+def test_gain_is_over_the_same_pairs() -> None:
+    """Two distances that differ by little have a sure difference, though each one's interval is wide."""
+    rng = np.random.default_rng(3)
+    pairs, manifest = simple([i < 60 for i in range(120)])
+    first = np.concatenate([rng.normal(0, 1, 60), rng.normal(0.7, 1, 60)])
+    second = first - 0.15 * (np.arange(120) >= 60)
+    good, less = verify(first, pairs, manifest), verify(second, pairs, manifest)
+    more, (low, high) = gain(good, less)
+    assert more == good.auc - less.auc and 0 < low < more < high
+    assert high - low < 0.3 * (good.ci[1] - good.ci[0])
+    assert gain(good, good) == (0, (0, 0))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,126 @@
+"""The columns of the tables of results: head, how a value is written, how it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = ("order", "deletion", "addition", "other")
+
+
+@dataclass(frozen=True)
+class Column:
+    head: str
+    value: Callable[[Any], str]
+    explained: str = ""
+
+
+def number(x: float | None, digits: int = 3) -> str:
+    """Three digits, or a dash for what is undefined."""
+    return "–" if x is None or not math.isfinite(x) else f"{x:.{digits}f}"
+
+
+def percent(x: float | None, digits: int = 1) -> str:
+    return "–" if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f}"
+
+
+def span(ci: tuple[float, float], write: Callable[[float], str] = percent) -> str:
+    """An interval, or a dash."""
+    return f"{write(ci[0])}–{write(ci[1])}" if all(map(math.isfinite, ci)) else "–"
+
+
+def coarse(x: float) -> str:
+    return percent(x, 0)
+
+
+VERIFICATION = [
+    Column(
+        "AUC %",
+        lambda r: percent(r.auc),
+        "a differing pair lies further apart than an equal one; 50 is a coin",
+    ),
+    Column("95 % CI", lambda r: span(r.ci), "of the figure on its left, bootstrap over the pairs"),
+    Column("EER %", lambda r: percent(r.eer), "error rate where misses equal false alarms; low is good"),
+    Column("95 % CI", lambda r: span(r.eer_ci, coarse)),
+    Column(
+        "WDR",
+        lambda r: number(r.wdr),
+        "distance per differing step over distance of equal pairs; high is good; 'equal': of equal distances",
+    ),
+    Column("95 % CI", lambda r: span(r.wdr_ci, lambda x: number(x, 2))),
+    Column("equal", lambda r: number(r.wdr_constant)),
+]
+DISTANCES = [
+    Column(
+        "AUC %, 3 views", lambda r: percent(r.three.auc), "three frames of each segment, embeddings averaged"
+    ),
+    Column("95 % CI", lambda r: span(r.three.ci)),
+    Column("WDR", lambda r: number(r.three.wdr)),
+    Column(
+        "AUC %, 1 view",
+        lambda r: percent(r.one.auc) if r.one else "–",
+        "the middle frame of each segment; – where there are no views",
+    ),
+    Column("WDR", lambda r: number(r.one.wdr) if r.one else "–"),
+]
+RETRIEVAL = [
+    Column("R@1 %", lambda r: percent(r.r1), "searches whose first answer is right"),
+    Column("R@5 %", lambda r: percent(r.r5)),
+    Column("R@10 %", lambda r: percent(r.r10)),
+    Column("MedR", lambda r: number(r.medr, 1), "median place of the first right answer; 1 is best"),
+    Column("MRR", lambda r: number(r.mrr), "mean of 1 / that place"),
+]
+MATCHING = [
+    Column("acc@1 %", lambda r: percent(r.acc1), "scripts whose video is picked out of its few candidates"),
+    Column("95 % CI", lambda r: span(r.ci), "of it, bootstrap over the lists"),
+    Column("@2 %", lambda r: percent(r.acc2)),
+    Column("@3 %", lambda r: percent(r.acc3)),
+    Column("MRR", lambda r: number(r.mrr)),
+    Column("AUC %", lambda r: percent(r.auc), "right candidates score above wrong ones, all lists together"),
+    Column(
+        "by text", lambda r: percent(r.query_auc), "the same among the lists of one text, mean of the texts"
+    ),
+]
+PSEUDO_LABELS = [
+    Column(
+        "train: frames %", lambda r: _found(r.train, "frame_accuracy"), "frames in a true step that get it"
+    ),
+    Column(
+        "IoU %", lambda r: _found(r.train, "iou"), "overlap of labelled and true span, mean over the steps"
+    ),
+    Column("here: frames %", lambda r: _found(r.split, "frame_accuracy"), "the same on the evaluated split"),
+    Column("IoU %", lambda r: _found(r.split, "iou")),
+]
+PROBE = [
+    Column("accuracy %", lambda r: percent(r.accuracy), "videos whose procedure a linear classifier names"),
+    Column("95 % CI", lambda r: span(r.ci), "of it, bootstrap over the test videos"),
+    Column("per class %", lambda r: percent(r.balanced), "the same, mean over the procedures"),
+]
+LOCALISATION = [
+    Column("frames %", lambda r: percent(r.frame_accuracy), "frames inside a true step that get that step"),
+    Column("all frames %", lambda r: percent(r.all_frames), "the same, every idle frame counted as wrong"),
+    Column(
+        "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
+    ),
+]
+
+
+def _found(result: Any, name: str) -> str:
+    return "–" if result is None else percent(getattr(result, name))
+
+
+def by_kind(results: Sequence[Any]) -> list[Column]:
+    """One column per kind of difference among some `Verification`s: AUC with its interval."""
+    found = {kind for result in results for kind in result.by_kind}
+    kinds = [k for k in KINDS if k in found] + sorted(found - set(KINDS))
+    return [Column(kind, _auc_of(kind)) for kind in kinds]
+
+
+def _auc_of(kind: str) -> Callable[[Any], str]:
+    def value(result: Any) -> str:
+        auc, ci = percent(result.by_kind.get(kind)), result.by_kind_ci.get(kind)
+        return f"{auc} ({span(ci, coarse)})" if ci else auc
+
+    return value
