@@ -64,6 +64,8 @@ class Source:
 
 
 def _ends(path: str | os.PathLike[str]) -> int:
+    if not Path(path).is_file():
+        raise OSError(f"{path} is not a plain file")  # a FIFO may never answer
     with Path(path).open("rb") as file:
         head = file.read(_ENDS)
         file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS))

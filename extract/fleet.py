@@ -1,8 +1,8 @@
 """Extraction by several processes, GPUs or machines: dask hands out groups of videos.
 
-`--dask local:2` starts two workers here (with several GPUs, each takes one); `--dask tcp://HOST:PORT` uses a
-scheduler that is there. A worker that is killed costs its group's second try: what it had committed is
-skipped.
+`--dask local:2` starts two workers here (with several GPUs, each takes one); `--device cuda:0,cuda:2` one for
+each of these devices; `--dask tcp://HOST:PORT` uses a scheduler that is there. A worker that is killed costs
+its group's second try: what it had committed is skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from ..cache.catalogue import Catalogue
@@ -24,7 +25,9 @@ from ..cache.manifest import Manifest, VideoRow
 from ..cache.writer import FeatureWriter
 from .display import Display
 from .encoders import Encoder, load_encoder
+from .encoders.base import resolve_device
 from .engine import add_texts, described, extract, fingerprint_of
+from .pool import usable_cores
 from .report import ExtractionReport
 from .run import TooManyFailures
 from .todo import Retry, choose, quarantined
@@ -36,25 +39,39 @@ _encoders: dict[tuple[Any, ...], Encoder] = {}  # of a worker process: loaded on
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What `load_encoder` is called with on each worker."""
+    """What `load_encoder` is called with on each worker; several devices (`cuda:0,cuda:1`) are one each."""
 
     name: str = "embedded"
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
 
-    def load(self, place: int = 0) -> Encoder:
-        """The encoder, once per process; of several GPUs, worker number `place` takes its own."""
-        device = self.device
-        if device in ("auto", "cuda"):
-            import torch
+    @property
+    def devices(self) -> list[str]:
+        """What the workers share out among them: the listed ones; for `auto` and `cuda` every GPU."""
+        if self.device in ("auto", "cuda"):
+            return [f"cuda:{number}" for number in range(_gpus())] if _gpus() > 1 else [self.device]
+        return self.device.split(",")
 
-            if torch.cuda.device_count() > 1:
-                device = f"cuda:{place % torch.cuda.device_count()}"
+    def load(self, place: int = 0) -> Encoder:
+        """The encoder, once per process; of several devices, worker number `place` takes its own."""
+        device = self.devices[place % len(self.devices)]
         key = (self.name, device, self.precision, self.compile)
         if key not in _encoders:
             _encoders[key] = load_encoder(*key)
         return _encoders[key]
+
+    def here(self, cluster: str) -> Encoder:
+        """The encoder of the one that hands out the work; it encodes the texts.
+
+        The devices of `cluster` are its own where that is local, else it takes what is there. StepclipError
+        for a device that is not here.
+        """
+        if not is_local(cluster):
+            return replace(self, device="auto", compile=False).load()
+        for device in self.devices:
+            resolve_device(device)
+        return replace(self, compile=False).load()
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,8 @@ def extract_on_dask(
         raise StepclipError("the manifest has no videos", "one video or more")
     started = time.monotonic()
     spec, retry = encoder or EncoderSpec(), retry or Retry()
-    loaded = spec.load()
+    loaded = spec.here(cluster)
+    spec = replace(spec, precision=loaded.precision)  # of all alike, whatever `auto` means there
     fingerprint = fingerprint_of(loaded, **{key: options[key] for key in _MAKING if key in options})
     report = ExtractionReport(inputs=len(manifest), fingerprint=fingerprint.digest)
     shape = {"dtype": options.get("dtype", "float16"), "views": options.get("views", 0)}
@@ -101,8 +119,10 @@ def extract_on_dask(
     report.quarantined = quarantined(todo.left, retry.attempts)
     before = Catalogue(writer.path, fingerprint.digest).newest()
     if todo.rows:
-        with connected(cluster) as client:
+        with connected(cluster, len(spec.devices)) as client:
             count = len(client.scheduler_info(n_workers=-1)["workers"])
+            if is_local(cluster) and not options.get("workers"):
+                options["workers"] = max(1, usable_cores() // count)  # of each: they share these cores
             report.run = f"{described(loaded, options)}, {count} dask workers ({cluster})"
             size = max(1, min(group, math.ceil(len(todo.rows) / (2 * max(count, 1)))))
             given = [todo.rows[place : place + size] for place in range(0, len(todo.rows), size)]
@@ -126,31 +146,47 @@ def extract_group(task: Task) -> ExtractionReport:
             "workers that may",
             "DASK_DISTRIBUTED__WORKER__DAEMON=False dask worker SCHEDULER, on each machine",
         )
-    from distributed import get_worker
-
-    name = str(get_worker().name)
-    number = int(digits[-1]) if (digits := re.findall(r"\d+", name)) else 0
     # chosen already by the coordinator: to be tried, whatever happened to them before
     retry = Retry(every=True, attempts=10**9)
     manifest = Manifest(task.rows)
-    encoder = task.encoder.load(number)
+    encoder = task.encoder.load(place_of_worker())
     return extract(manifest, task.out, encoder=encoder, retry=retry, progress=False, **task.options)
 
 
+@cache
+def place_of_worker() -> int:
+    """Which one this dask worker is: by the number in its name, else among those of its machine."""
+    from distributed import get_client, get_worker
+
+    worker = get_worker()
+    if "://" not in str(worker.name):
+        return int(digits[-1]) if (digits := re.findall(r"\d+", str(worker.name))) else 0
+    machine = worker.address.rsplit(":", 1)[0]
+    known = get_client().scheduler_info(n_workers=-1)["workers"]
+    return sorted(each for each in known if each.rsplit(":", 1)[0] == machine).index(worker.address)
+
+
+def is_local(cluster: str) -> bool:
+    return re.fullmatch(r"local(:\d+)?", cluster) is not None
+
+
 @contextmanager
-def connected(cluster: str) -> Iterator[Any]:
-    """A dask client: of a cluster started here for the block, or of a scheduler that is there."""
+def connected(cluster: str, devices: int = 1) -> Iterator[Any]:
+    """A dask client: of a cluster started here for the block, or of a scheduler that is there.
+
+    devices: how many workers `local` starts, without a number of its own; 2 where that is one.
+    """
     import dask
     from distributed import Client, LocalCluster
 
     local = re.fullmatch(r"local(?::(\d+))?", cluster)
     if local:
-        workers = int(local[1] or 0) or _gpus() or 2
+        workers = int(local[1] or 0) or (devices if devices > 1 else 2)
         # children that decode; a worker's processes must not be daemons
         with (
             dask.config.set({"distributed.worker.daemon": False}),
             LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0
+                n_workers=workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0
             ) as started,
             Client(started) as client,
         ):

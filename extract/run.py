@@ -28,6 +28,7 @@ from .report import ExtractionReport
 from .views import View, draw
 
 BATCH = 256  # frames that are encoded together, whichever videos they are of, by an encoder without `at_once`
+COMMIT = 60.0  # seconds of work that a kill may cost, beside the videos that are on their way
 
 
 class TooManyFailures(StepclipError):
@@ -85,7 +86,7 @@ class Run:
         self.attempts = {failure.video_id: failure.attempts for failure in read_failures(writer.path)}
         self.failed_now = 0
         self.noted: list[Failure] = []  # not yet in failed.jsonl, which is written whole each time
-        self.note_at = time.monotonic()
+        self.note_at = self.committed_at = time.monotonic()
 
     def consume(self, pool: DecodePool) -> None:
         """Until the pool has no more events. Raises TooManyFailures; videos that were whole stay written."""
@@ -218,6 +219,9 @@ class Run:
             len(times) * (1 + len(views)) * self.encoder.dim * np.dtype(self.writer.dtype).itemsize
         )
         stages.kept += len(times) * (1 + len(views))
+        if time.monotonic() - self.committed_at > COMMIT:
+            self.writer.commit()
+            self.committed_at = time.monotonic()
         self.report.done += 1
         self.report.frames += len(times)
         if video.bad:

@@ -11,7 +11,7 @@ import typer
 
 from ..cache.errors import StepclipError
 from .cachecli import cache_app
-from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of
+from .options import HERE, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
 
 app = typer.Typer(
     name="stepclip",
@@ -78,7 +78,7 @@ def benchlab(
     typer.echo(f"{len(manifest)} videos, {len(manifest.pairs)} pairs in {out}")
 
 
-@app.command()
+@app.command(cls=Retrying)
 def extract(
     dataset: Annotated[
         str | None, typer.Option(help="A known one (`stepclip datasets`), or a name for --manifest.")
@@ -98,7 +98,8 @@ def extract(
         ),
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option(help="pyav, decord or ffmpeg (`stepclip backends`).", show_default="pyav")
+        str | None,
+        typer.Option(help="pyav, decord, ffmpeg or torchcodec (`stepclip backends`).", show_default="pyav"),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second to keep.", show_default="4")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Or: this many frames of each video.")] = None,
@@ -136,7 +137,7 @@ def extract(
     ] = False,
     retry_failed_for: Annotated[
         list[str] | None,
-        typer.Option(help="Try again those that failed for this reason. May be repeated."),
+        typer.Option(help="Try again those that failed for this reason; also --retry-failed=REASON."),
     ] = None,
     max_attempts: Annotated[
         int, typer.Option(min=1, help="After so many, --retry-failed leaves a video alone.")
@@ -156,7 +157,8 @@ def extract(
 
     Options not given are those of the last extraction of the same name. A video that cannot be read is
     listed with its reason and the rest goes on; it is tried again when its file changes or --retry-failed
-    says so. The exit code is 2 only when not one could be read.
+    says so. The exit code is 2 only when not one could be read. Several GPUs: --device cuda:0,cuda:1, a
+    process each.
     """
     from ..extract.todo import Retry
     from .stages import extract_stage

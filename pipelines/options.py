@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from .paths import Layout
@@ -40,3 +41,13 @@ def console() -> Any:
 
     # a pipe or a log file gets whole lines, not those of an 80-column terminal
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+class Retrying(TyperCommand):
+    """A command of which `--retry-failed=REASON` is short for `--retry-failed-for REASON`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        short, long = "--retry-failed=", "--retry-failed-for="
+        return super().parse_args(
+            ctx, [long + a.removeprefix(short) if a.startswith(short) else a for a in args]
+        )

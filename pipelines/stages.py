@@ -76,7 +76,8 @@ def extract_stage(
     `dataset` is an adapter's name (`stepclip datasets`) or, with `manifest=FILE`, any name; `name` keeps it
     under another one. `options` are the keys of DEFAULTS; one that is not given is as in the last extraction
     of this name, so that a second call needs only the name. `dask`: `local:N` or a scheduler's address, whose
-    workers do it. StepclipError for bad input, before anything is written.
+    workers do it; several devices (`cuda:0,cuda:1`) are a worker each. StepclipError for bad input, before
+    anything is written.
     """
     if unknown := [key for key in options if key not in DEFAULTS]:
         raise TypeError(f"unknown option {unknown[0]!r}")
@@ -97,11 +98,16 @@ def extract_stage(
     from ..extract.decoders import get_decoder
     from ..extract.encoders import load_encoder
     from ..extract.engine import extract, fingerprint_of
+    from ..extract.fleet import EncoderSpec, extract_on_dask
 
     get_decoder(settings["decoder"])  # one that cannot be used is told before anything is written
-    encoder = load_encoder(
-        settings["encoder"], device=device, precision=settings["precision"], compile=compile and not dask
-    )
+    spec = EncoderSpec(settings["encoder"], device, settings["precision"], compile)
+    if "," in device and dask is None:
+        dask = "local"
+    if dask is None:
+        encoder = load_encoder(settings["encoder"], device, settings["precision"], compile)
+    else:
+        encoder = spec.here(dask)
     making: dict[str, Any] = {
         "decoder": settings["decoder"],
         "sampling": sampling,
@@ -121,10 +127,9 @@ def extract_stage(
     common |= {"progress": progress, **making}
     if dask is None:
         report = extract(loaded, paths.features, encoder=encoder, **common)
+        if len(spec.devices) > 1:
+            notes.append(f"one of {len(spec.devices)} GPUs was used; all: --device {','.join(spec.devices)}")
     else:
-        from ..extract.fleet import EncoderSpec, extract_on_dask
-
-        spec = EncoderSpec(settings["encoder"], device, settings["precision"], compile)
         report = extract_on_dask(loaded, paths.features, dask, encoder=spec, **common)
     if settings["encoder"] == "embedded" and settings["dataset"] != "benchlab":
         notes.append(EMBEDDED_NOTE)

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -223,6 +223,75 @@ def test_features_times_and_durations_are_those_of_the_frames(many: Path, tmp_pa
             frames += len(images)
     assert report.frames == frames == sum(encoder.batches)
     assert len(encoder.batches) < 12  # batches across videos
+
+
+def test_the_encoder_is_given_whole_batches_of_its_own_size(many: Path, tmp_path: Path):
+    """The last one filled up, so that no feature depends on what it travelled with; views likewise."""
+
+    class Batched(Plain):
+        batch, at_once = 8, 24
+
+        def encode_images(self, images: np.ndarray) -> np.ndarray:
+            features = super().encode_images(images)
+            return np.concatenate([features[k : k + 8] for k in range(0, len(features), 8)])
+
+    manifest, encoder = manifest_of(*sorted(many.iterdir())), Batched()
+    report = extract(manifest, tmp_path / "a", encoder=encoder, sampling=Sampling(every=1), progress=False)
+    assert {count % 8 for count in encoder.batches} == {0} and len(encoder.batches) > 3
+    assert 0 < sum(encoder.batches) - report.frames < 8 * 4  # four shapes
+    whole = Plain()
+    extract(manifest, tmp_path / "b", encoder=whole, sampling=Sampling(every=1), progress=False)
+    assert len(whole.batches) < len(encoder.batches)
+    with FeatureStore.open(tmp_path / "a") as a, FeatureStore.open(tmp_path / "b") as b:
+        assert len(a) == 12
+        for name in b:
+            assert np.array_equal(a[name].features, b[name].features)
+    report = extract(manifest, tmp_path / "c", encoder=encoder, views=2, progress=False)
+    assert {count % 8 for count in encoder.batches} == {0} and report.stages.encoded == 3 * report.frames
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """A hang ends the test and not the suite's hour."""
+
+    def strike(number: int, frame: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, strike)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_fifo_that_never_answers_is_no_file_and_stays_none(videos: Path, tmp_path: Path, impatient: None):
+    os.mkfifo(tmp_path / "fifo.mp4")
+    paths = [tmp_path / "fifo.mp4", Path("/dev/zero"), videos / "good.mp4"]
+    for retry in (Retry(), Retry(), Retry(every=True)):
+        report = extract(manifest_of(*paths), tmp_path, encoder=Plain(), retry=retry, progress=False)
+        assert report.reasons() == {"not-a-file": 2} and report.done + report.skipped == 1
+    (tmp_path / "fifo.mp4").unlink()
+    (tmp_path / "fifo.mp4").write_bytes((videos / "good.mp4").read_bytes())
+    assert extract(manifest_of(*paths), tmp_path, encoder=Plain(), progress=False).done == 1
+
+
+def test_a_kill_costs_no_more_than_a_minutes_work(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is finished is committed now and then, however few videos that is."""
+    monkeypatch.setattr("stepclip.extract.run.COMMIT", 0.0)
+    report = extract(manifest_of(*sorted(many.iterdir())), tmp_path, encoder=Plain(), progress=False)
+    assert report.done == len(list((tmp_path / "shards").glob("*.parquet"))) == 12
+
+
+def test_many_failures_do_not_slow_a_run(tmp_path: Path):
+    """failed.jsonl is written whole each time: not once for each of them, and all of them in the end."""
+    rows = [VideoRow(f"v{k}", str(tmp_path / f"{k}.mp4"), steps=STEPS) for k in range(3000)]
+    began = time.monotonic()
+    report = extract(Manifest(tuple(rows)), tmp_path / "cache", encoder=Plain(), progress=False)
+    assert report.reasons() == {"missing-file": 3000} and time.monotonic() - began < 30
+    with FeatureStore.open(tmp_path / "cache") as store:
+        assert {failure.video_id for failure in store.failures()} == {row.video_id for row in rows}
 
 
 def test_a_trim(videos: Path, tmp_path: Path):

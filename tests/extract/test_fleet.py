@@ -51,7 +51,7 @@ def cluster() -> Iterator[Any]:
 
     with (
         dask.config.set({"distributed.worker.daemon": False}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as started,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as started,
     ):
         yield started
 
@@ -60,7 +60,7 @@ def same(a: Path, b: Path) -> None:
     with FeatureStore.open(a) as first, FeatureStore.open(b) as second:
         assert first.fingerprint == second.fingerprint and set(first) == set(second)
         for name in first:
-            np.testing.assert_allclose(first[name].features, second[name].features, atol=2e-2, rtol=2e-2)
+            np.testing.assert_array_equal(first[name].features, second[name].features)
             np.testing.assert_array_equal(first[name].times, second[name].times)
         np.testing.assert_array_equal(first.text(STEPS), second.text(STEPS))
         assert {f.video_id: f.reason for f in first.failures()} == {
@@ -130,6 +130,38 @@ def test_a_killed_worker_costs_its_groups_second_try(
     same(alone, tmp_path)
     with FeatureStore.open(tmp_path) as store:
         assert sum(len(rows.ids) for rows in store._catalogue.shards) == 12  # none twice
+
+
+@pytest.mark.slow
+def test_a_process_for_each_device(many: Manifest, alone: Path, tmp_path: Path) -> None:
+    """As with `--device cuda:0,cuda:1`: two devices are two processes, whose features are those of one."""
+    spec = EncoderSpec("embedded", "cpu,cpu")
+    report = extract_on_dask(many, tmp_path, "local", encoder=spec, sampling=SAMPLING, progress=False)
+    assert (report.inputs, report.done, report.failed) == (14, 12, 2)
+    assert "2 dask workers" in report.run and report.stages.workers == report.stages.encoders == 2
+    same(alone, tmp_path)
+    assert len(list((tmp_path / "shards").glob("*.h5"))) >= 2  # each writes its own
+
+
+def test_each_worker_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("stepclip.extract.fleet.load_encoder", lambda *key: taken.append(key[1]))
+    monkeypatch.setattr("stepclip.extract.fleet._encoders", {})
+
+    def devices(spec: EncoderSpec, places: int) -> list[str]:
+        taken.clear()
+        for place in range(places):
+            spec.load(place)
+        return list(taken)
+
+    assert devices(EncoderSpec("a", "cuda:0,cuda:2"), 4) == ["cuda:0", "cuda:2"]  # loaded once per process
+    monkeypatch.setattr("stepclip.extract.fleet._gpus", lambda: 3)
+    assert devices(EncoderSpec("b", "auto"), 3) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices(EncoderSpec("d", "cuda:1"), 2) == ["cuda:1"]
+    monkeypatch.setattr("stepclip.extract.fleet._gpus", lambda: 1)
+    assert devices(EncoderSpec("c", "auto"), 2) == ["auto"]
+    with pytest.raises(StepclipError, match="the device 'cuda:7' is not here"):
+        EncoderSpec("c", "cpu,cuda:7").here("local:2")
 
 
 @pytest.mark.slow
