@@ -113,9 +113,13 @@ def _found(result: Any, name: str) -> str:
 
 def by_kind(results: Sequence[Any]) -> list[Column]:
     """One column per kind of difference among some `Verification`s: AUC with its interval."""
+    return [Column(kind, _auc_of(kind)) for kind in kinds_of(results)]
+
+
+def kinds_of(results: Sequence[Any]) -> list[str]:
+    """The kinds of difference among some `Verification`s, the usual ones first."""
     found = {kind for result in results for kind in result.by_kind}
-    kinds = [k for k in KINDS if k in found] + sorted(found - set(KINDS))
-    return [Column(kind, _auc_of(kind)) for kind in kinds]
+    return [k for k in KINDS if k in found] + sorted(found - set(KINDS))
 
 
 def _auc_of(kind: str) -> Callable[[Any], str]:

@@ -187,7 +187,7 @@ class Results:
         return plain
 
     def to_markdown(self) -> str:
-        lines = [f"# Results of {_cell(self.run)}", "", _cell(self._subtitle()), ""]
+        lines = [f"# Results of {_cell(self.run)}", "", _cell(self.subtitle), ""]
         for part in self.parts():
             lines += [f"## {part.title}", "", part.asked, ""]
             lines.append("| row | kind | " + " | ".join(c.head for c in part.columns) + " |")
@@ -235,7 +235,8 @@ class Results:
             console = RichConsole()
         console.print(self)
 
-    def _subtitle(self) -> str:
+    @property
+    def subtitle(self) -> str:
         chosen = f", {self.selection}" if self.selection else ""
         return f"{self.dataset or 'data'}, split {self.split}, {self.videos} videos{chosen}"
 
@@ -243,7 +244,7 @@ class Results:
         from rich.markup import escape
         from rich.text import Text
 
-        yield Text(f"Results of {self.run}: {self._subtitle()}", style="bold")
+        yield Text(f"Results of {self.run}: {self.subtitle}", style="bold")
         for part in self.parts():
             yield Text()
             yield Text.assemble((part.title, "bold cyan"), f"  {part.asked}")

@@ -11,7 +11,7 @@ import typer
 
 from ..cache.errors import StepclipError
 from .cachecli import cache_app
-from .options import HERE, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
+from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
 
 app = typer.Typer(
     name="stepclip",
@@ -255,17 +255,25 @@ def eval_(
         str | None,
         typer.Option(help="train, val, test or all.", show_default="test; all where there are no splits"),
     ] = None,
+    checkpoint: Checkpoint = None,
     root: Root = HERE,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Stage 3: a run against its controls: verification, retrieval, step localisation, and an HTML report."""
+    """Stage 3: a run against its controls: verification, retrieval, step localisation, and an HTML report.
+
+    A checkpoint that is asked for by name gets files of its own: results-best-val.json, and so on. One that
+    was chosen on the split it is reported on is marked in every table.
+    """
     from .stages import eval_stage
 
-    paths, results = eval_stage(layout_of(root), dataset, run, split, device=device, progress=not quiet)
+    paths, results = eval_stage(
+        layout_of(root), dataset, run, split, checkpoint=checkpoint, device=device, progress=not quiet
+    )
     out = console()
     results.print(out)
-    out.print(f"saved: {paths.folder}/results.json, results.md, report.html", markup=False, highlight=False)
+    names = ", ".join((results.file(".json"), results.file(".md"), results.file(".html", "report")))
+    out.print(f"saved in {paths.folder}: {names}", markup=False, highlight=False)
 
 
 @app.command()
@@ -273,6 +281,7 @@ def report(
     dataset: Dataset = None,
     run: Run = None,
     split: Annotated[str | None, typer.Option(help="train, val, test or all.")] = None,
+    checkpoint: Checkpoint = None,
     root: Root = HERE,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -280,8 +289,10 @@ def report(
     """Evaluate and write runs/RUN/report.html: tables, curves, timelines in one file."""
     from .stages import eval_stage
 
-    paths, _ = eval_stage(layout_of(root), dataset, run, split, device=device, progress=not quiet)
-    typer.echo(paths.folder / "report.html")
+    paths, results = eval_stage(
+        layout_of(root), dataset, run, split, checkpoint=checkpoint, device=device, progress=not quiet
+    )
+    typer.echo(paths.folder / results.file(".html", "report"))
 
 
 @app.command()

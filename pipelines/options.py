@@ -25,6 +25,14 @@ Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Its name; may be left out where there is one.")
 ]
 Run = Annotated[str | None, typer.Option("--run", help="Its name; may be left out where there is one.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="last, best-val, best-on-test (best on the very split reported; marked), or a kept step.",
+        show_default="the run's own",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 HERE = Path(".")

@@ -189,11 +189,16 @@ def eval_stage(
     run: str | None = None,
     split: str | None = None,
     *,
+    checkpoint: str | None = None,
     device: str = "auto",
     report: bool = True,
     progress: bool = True,
 ) -> tuple[RunPaths, Results]:
-    """Stage three: a run beside its controls; writes results.json, results.md and report.html."""
+    """Stage three: a run beside its controls; writes results.json, results.md and report.html.
+
+    `checkpoint`: the run's own, last, best-val, best-on-test or a step (`evaluate.selection`); one that is
+    asked for by name gets files of its own. The linear probe's lists are those of `data/<name>/extra.json`.
+    """
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
 
@@ -206,6 +211,8 @@ def eval_stage(
         paths.features,
         manifest,
         split or default_split(manifest),
+        checkpoint=checkpoint or "selected",
+        transfer=_transfer_lists(paths),
         device=device,
         progress=progress,
     )
@@ -219,6 +226,13 @@ def eval_stage(
         with FeatureStore.open(paths.features) as store:
             write_report(chosen.folder, results, store, manifest)
     return chosen, results
+
+
+def _transfer_lists(paths: DatasetPaths) -> dict[str, str]:
+    """Video id -> "train" or "test" of the linear probe, where the release has such lists."""
+    extra = read_json(paths.extra) if paths.extra.is_file() else {}
+    known = {video_id: about for video_id, about in extra.items() if isinstance(about, dict)}
+    return {video_id: str(about["transfer"]) for video_id, about in known.items() if "transfer" in about}
 
 
 def index_stage(

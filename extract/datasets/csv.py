@@ -56,7 +56,8 @@ def load_csv(videos: Path | None, annotations: Path | None) -> Loaded:
     """The released CSV data set: `videos` laid out as in ORIGIN, `annotations` the folder of label_bank.json.
 
     Without `annotations` they are looked for in `videos` and beside it. Videos that are missing are listed
-    and left out, with the pairs and lists that need them. Raises StepclipError where no annotations, or not
+    and left out, with the pairs and lists that need them. `extra[video]["transfer"]` is "train" or "test" for
+    the videos of the linear probe's lists. Raises StepclipError where no annotations, or not
     one video, are found.
     """
     videos = ORIGIN.videos(videos)
@@ -69,6 +70,11 @@ def load_csv(videos: Path | None, annotations: Path | None) -> Loaded:
         path = folder / f"{split}_pairs.txt"
         read_pairs(path, split, release, lambda name, label: name.startswith(f"{label}/"))
     _read_matching(folder / "splits" / "text_matching.txt", release)
+    transfer = {
+        video_id: {"transfer": name}
+        for name in SPLITS
+        for video_id in _read_transfer(folder / "splits" / f"transfer_{name}.txt", release)
+    }
     rows = release.rows["train rows"] + release.rows["test rows"]
     full = release.bank.keys() == PROCEDURES and rows > 1700
     return gather(
@@ -79,6 +85,7 @@ def load_csv(videos: Path | None, annotations: Path | None) -> Loaded:
         pairs=release.pairs,
         matching=release.matching,
         notes=[check_counts("CSV", release, RELEASED, full), *release.passed],
+        extra=transfer,
     )
 
 
@@ -115,3 +122,21 @@ def _read_matching(path: Path, release: Release) -> None:
     release.tell(path, strangers, "lists with a video that is in no split (or a ghost)")
     if repeated := release.rows["matching rows"] - len(lists):
         release.passed.append(f"{path.name}: {repeated} lists given more than once, kept once")
+
+
+def _read_transfer(path: Path, release: Release) -> list[str]:
+    """`frame_folder label` per line, the folder as on the authors' disk; the ids. The file may be absent."""
+    if not path.is_file():
+        return []
+    found: list[str] = []
+    junk: list[str] = []
+    strangers: list[str] = []
+    for fields in read_lines(path):
+        video_id = f"{fields[1]}/{fields[0].rpartition('/')[2]}" if len(fields) == 2 else ""
+        if video_id in release.videos:
+            found.append(video_id)
+        else:
+            (strangers if len(fields) == 2 and fields[1] in release.bank else junk).append(" ".join(fields))
+    release.tell(path, junk, "lines that are no `folder label`")
+    release.tell(path, strangers, "videos that are in no split")
+    return found

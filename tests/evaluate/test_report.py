@@ -58,8 +58,8 @@ def test_whole_page(world: World, results, tmp_path) -> None:  # type: ignore[no
     text = path.read_text()
     page = Page(text)
     assert (
-        path == tmp_path / "report.html" and page.tags.count("img") == 5
-    )  # ROC, training, two maps, timelines
+        path == tmp_path / "report.html" and page.tags.count("img") == 8
+    )  # ROC, distances, kinds, training, pseudo-labels, two maps, timelines
     assert page.tags.count("table") == 8 and "script" not in page.tags and "link" not in page.tags
     assert "Left out" not in page.words
     for word in (
@@ -90,7 +90,7 @@ def test_data_are_escaped(world: World, results, tmp_path) -> None:  # type: ign
     store = replace_text(world, EVIL)
     evil = replace(results, run=EVIL, dataset=EVIL, notes=[EVIL], about={**results.about, EVIL: EVIL})
     page = Page(write_report(tmp_path, evil, store, Manifest(videos, name=EVIL)).read_text())
-    assert "script" not in page.tags and page.tags.count("img") == 5
+    assert "script" not in page.tags and page.tags.count("img") == 8
     assert page.words.count("<script>alert") >= 4
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert "<script>" not in evil.to_markdown()

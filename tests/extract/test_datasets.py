@@ -44,6 +44,8 @@ def release(tmp_path: Path) -> Path:
     (notes / "splits" / "text_matching.txt").write_bytes(
         b"1.1 1.1/cat 1.2/cat\r\n1.2 1.1/dan 1.2/cat\r\n1.1 1.1/cat 1.2/cat\r\n1.2 1.1/._cat 1.2/cat"
     )
+    (notes / "splits" / "transfer_train.txt").write_text("/their/disk/frames/1.1/cat 1.1\n/x/1.2/cat 1.2\n")
+    (notes / "splits" / "transfer_test.txt").write_text("/x/1.1/dan 1.1\n/x/1.1/eve 1.1\nnothing\n")
     for label in BANK:
         (tmp_path / "videos" / label).mkdir(parents=True)
     for who, label in train[:-1]:
@@ -83,10 +85,14 @@ def test_a_release_with_all_its_faults(release: Path):
         "1 pairs of videos that are in no split",
         "1 lists given more than once",
         "1 lists with a video that is in no split",
+        "transfer_test.txt: passed over 1 lines that are no `folder label` (such as 'nothing')",
+        "transfer_test.txt: passed over 1 videos that are in no split (such as '/x/1.1/eve 1.1')",
         "1 of 10 videos are missing (7.4/bob)",
         "not the full CSV release",
     ):
         assert said in notes, notes
+    lists = {"1.1/cat": "train", "1.2/cat": "train", "1.1/dan": "test"}
+    assert loaded.extra == {video_id: {"transfer": name} for video_id, name in lists.items()}
 
 
 def test_annotations_are_found_beside_the_videos(release: Path):
@@ -191,6 +197,7 @@ def test_the_full_release_has_the_counts_of_the_paper(real: Path, tmp_path: Path
     assert len(manifest.matching) == 773  # of 775, two hold a ghost
     assert all(row.candidates[row.answer].startswith(f"{row.procedure}/") for row in manifest.matching)
     assert all(row.answer == int(row.procedure.split(".")[1]) - 1 for row in manifest.matching)
+    assert Counter(each["transfer"] for each in loaded.extra.values()) == {"train": 689, "test": 185}
     assert loaded.missing == [] and loaded.notes[0].startswith("all 12 counts are those of the release")
 
 

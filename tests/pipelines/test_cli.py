@@ -72,6 +72,39 @@ def test_eval_prints_and_saves(root: Path, cli: Cli) -> None:
     assert report.lstrip().lower().startswith("<!doctype html") and "mine-weaksvr-corrected" in report
 
 
+def test_eval_of_a_checkpoint_by_name(root: Path, cli: Cli) -> None:
+    run = root / "runs" / "mine-weaksvr-corrected"
+    before = {path.name for path in run.iterdir()}
+    kept = sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    done = cli("eval", "--root", root, "--quiet", "--checkpoint", kept[0])
+    assert done.code == 0 and f"checkpoint of step {kept[0]}" in done.out, done.err
+    made = {path.name for path in run.iterdir()} - before
+    assert made >= {f"{stem}-step-{kept[0]}{end}" for stem, end in NAMES} and "report-step" in done.out
+    saved = json.loads((run / f"results-step-{kept[0]}.json").read_text())
+    assert saved["selection"] == {
+        "rule": "step", "step": kept[0], "chosen_on": "", "on_test": False, "tried": [],
+    }  # fmt: skip
+    done = cli("report", "--root", root, "--quiet", "--checkpoint", "last")
+    assert done.out.strip().endswith("report-last.html") and Path(done.out.strip()).is_file()
+    for which, says in (("99", "kept steps"), ("best-tset", "best-on-test"), ("best-val", "'val'")):
+        done = cli("eval", "--root", root, "--quiet", "--checkpoint", which)
+        assert done.code == 2 and says in done.err
+
+
+NAMES = (("results", ".json"), ("results", ".md"), ("report", ".html"))
+
+
+def test_eval_reads_the_lists_of_the_linear_probe(root: Path, cli: Cli) -> None:
+    lists = dict(zip(SCRIPTS, ("train", "train", "test", "test"), strict=True))
+    extra = root / "data" / "mine" / "extra.json"
+    extra.write_text(json.dumps({name: {"transfer": part} for name, part in lists.items()} | {"x": [1]}))
+    assert cli("eval", "--root", root, "--quiet").code == 0
+    probe = json.loads((root / "runs" / "mine-weaksvr-corrected" / "results.json").read_text())["probe"]
+    assert {(row["train"], row["test"], row["folds"]) for row in probe} == {
+        (2, 1, 0)
+    }  # cleo's is not trained on
+
+
 def test_search_answers_and_builds_its_index_once(root: Path, cli: Cli) -> None:
     words = ("search", "pour the water", "--root", root, "--top", "2", "--json")
     done = cli(*words)
