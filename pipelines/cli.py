@@ -373,10 +373,21 @@ def backends() -> None:
 
 
 @app.command()
-def datasets(root: Root = HERE) -> None:
-    """The datasets StepCLIP can read, and those that are extracted here."""
+def datasets(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="All of one: sources, layout, splits, pairs, checks, known faults."),
+    ] = None,
+    root: Root = HERE,
+) -> None:
+    """The datasets StepCLIP can read, and of those under this root what is present and what is missing."""
     from .inventory import datasets_table
 
+    if name is not None:
+        from ..extract.datasets import describe
+
+        typer.echo(describe(name))
+        return
     console().print(datasets_table(layout_of(root)))
 
 

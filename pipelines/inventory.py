@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .paths import Layout
+from ..cache.errors import StepclipError
+from .paths import DatasetPaths, Layout
 from .tables import add, table
 
 if TYPE_CHECKING:
@@ -88,22 +89,37 @@ def backends_table() -> Table:
     return shown
 
 
+def _done(paths: DatasetPaths) -> str:
+    """How many videos have features; "?" where the cache cannot be opened."""
+    from ..cache.store import FeatureStore
+
+    if not paths.features.is_dir():
+        return "0"
+    try:
+        with FeatureStore.open(paths.features) as store:
+            return str(len(store))
+    except StepclipError:
+        return "?"
+
+
 def datasets_table(layout: Layout) -> Table:
-    """The known data sets and those under this root: how many videos are there, how many are not."""
+    """The known data sets; of those under this root how many videos are there, are missing, have features."""
     from ..cache.manifest import Manifest
     from ..extract.datasets import ABOUT, DATASETS
 
-    shown = table("dataset", "what it is", "annotations from", "videos here", "missing", "splits")
+    shown = table("dataset", "what it is", "annotations from", "videos", "missing", "extracted", "splits")
     there = layout.datasets()
     for name in [*DATASETS, *(name for name in there if name not in DATASETS)]:
         about, source = ABOUT.get(name, ("your own", ""))
         if name not in there:
-            add(shown, name, about, source, "", "", "")
+            add(shown, name, about, source, "", "", "", "")
             continue
         paths = layout.dataset(name)
         manifest = Manifest.read(paths.manifest)
         counts = Counter(row.split or "none" for row in manifest)
         splits = ", ".join(f"{split} {count}" for split, count in counts.items())
-        missing = len(paths.missing.read_text().splitlines()) if paths.missing.is_file() else 0
-        add(shown, name, about, source or str(paths.folder), len(manifest), missing or "", splits)
+        missing = set(paths.missing.read_text().splitlines()) if paths.missing.is_file() else set()
+        present = [row.video_id for row in manifest if os.path.lexists(row.path)]
+        missing = (missing | {row.video_id for row in manifest}) - set(present)
+        add(shown, name, about, source or str(paths.folder), len(present), len(missing), _done(paths), splits)
     return shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from importlib import import_module
 from pathlib import Path
 
 from ...cache.errors import StepclipError, nearest
@@ -19,11 +21,16 @@ from .pennaction import load_pennaction
 from .pouring import load_pouring
 from .youcook2 import load_youcook2
 
-__all__ = ["ABOUT", "DATASETS", "Loaded", "load_dataset"]
+__all__ = ["ABOUT", "DATASETS", "Loaded", "describe", "load_dataset"]
 
 
 def load_manifest(videos: Path | None, annotations: Path | None) -> Loaded:
-    """Anyone's own videos: `annotations` (or `videos`) is a CSV, TSV, JSONL, Parquet or manifest folder."""
+    """Anyone's own videos: `annotations` (or `videos`) is a CSV, TSV, JSONL, Parquet or manifest folder.
+
+    Columns: video, steps (`|` between them, or a list), and if you like video_id, task, procedure, split,
+    start, end, step_start, step_end; paths are taken from the file's folder. Checked: names of columns, that
+    no id is given twice, that every video has steps, that times fit each other; the line at fault is named.
+    """
     source = annotations or videos
     if source is None:
         raise StepclipError("no manifest given", "a CSV, TSV, JSONL or Parquet file", "MANIFEST=videos.csv")
@@ -31,7 +38,11 @@ def load_manifest(videos: Path | None, annotations: Path | None) -> Loaded:
 
 
 def load_benchlab(videos: Path | None, annotations: Path | None) -> Loaded:
-    """The synthetic bench: the folder that `stepclip benchlab --out DIR` made (or its manifest/)."""
+    """The synthetic bench: the folder that `stepclip benchlab --out DIR` made (or its manifest/).
+
+    It is laid out like CSV, with its annotation files beside it; splits `train` and `test`, people and tasks
+    disjoint; pairs matched, order, deletion, addition; matching lists; the true step times.
+    """
     source = annotations or videos
     if source is None:
         raise StepclipError("no bench given", "the folder that benchlab made", "stepclip benchlab --out DIR")
@@ -81,6 +92,23 @@ ABOUT = {
 }
 
 
+def describe(name: str) -> str:
+    """What the data set is: where its videos and files come from and how they lie, splits, pairs, what is
+    checked, known faults. Raises StepclipError for a name that is none.
+    """
+    load = DATASETS[known(name)]
+    module = import_module(load.__module__)
+    text = inspect.getdoc(load if module.__name__ == __name__ else module) or ""
+    layout = getattr(getattr(module, "ORIGIN", None), "layout", "") or getattr(module, "LAYOUT", "")
+    return text + (f"\n\nLayout: {layout}." if layout else "")
+
+
+def known(name: str) -> str:
+    if name not in DATASETS:
+        raise StepclipError(f"no data set '{name}'{nearest(name, DATASETS)}", f"one of {', '.join(DATASETS)}")
+    return name
+
+
 def load_dataset(
     name: str,
     videos: str | os.PathLike[str] | None = None,
@@ -89,9 +117,7 @@ def load_dataset(
     """The data set `name` with its videos and annotation files. Raises StepclipError for a name, folder or
     file that is not there or not as released, saying what was expected.
     """
-    if name not in DATASETS:
-        raise StepclipError(f"no data set '{name}'{nearest(name, DATASETS)}", f"one of {', '.join(DATASETS)}")
-    return DATASETS[name](
+    return DATASETS[known(name)](
         Path(videos).expanduser() if videos is not None else None,
         Path(annotations).expanduser() if annotations is not None else None,
     )

@@ -5,6 +5,11 @@ https://coin-dataset.github.io. Videos: from YouTube, by the ids; COIN's downloa
 videos/<task>/<id>.mp4. A video's id is its YouTube id; the label A.B is its procedure, A its task (the
 `recipe_type` of COIN).
 
+Splits of COIN-SV: `train`, `val`, `test`; pairs: matched, or how the scripts differ. Of the whole of COIN:
+its training subset is `train`, the other `test`; each distinct sequence of steps is a procedure; no pairs.
+Checked: the form of every line, and of a full release twelve counts: 1,221, 442 and 451 videos of 37, 285 and
+268 procedures, 21,741 training pairs, 200 + 200 and 500 + 500 pairs; of COIN.json 11,827 videos, 180 tasks.
+
 Known faults of the release, handled here:
 - label_bank.json has the scripts of val and test only: the 37 training procedures are taken from
   train_procedures.json, or from COIN.json, or else their videos are left out and told;

@@ -16,7 +16,11 @@ order of time, place being that in the row's script, from 0, seconds. Videos wit
 
 Splits: videos_val.csv is `val`. Of the other videos of a primary task 30 are `train` and all others `test`,
 as in the papers; related tasks are `train`. The papers draw the 30 at random among the videos they have; here
-a hash of the id chooses, so that the split is the same for everybody, whatever is missing.
+a hash of the id chooses, so that the split is the same for everybody, whatever is missing. No pairs.
+
+Checked: that every task has as many steps as it says, that every video is of a known task, that every line of
+an annotation is a step of it. What is not is passed over and told. No counts: the released files were not
+here.
 """
 
 from __future__ import annotations

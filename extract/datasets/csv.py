@@ -1,7 +1,19 @@
 """CSV (Chemical Sequence Verification, Qian et al., CVPR 2022): the released annotation files as they are.
 
-The files are those under Datasets/CSV of the SVIP and WeakSVR repositories, which differ from each other and
-have faults of their own; what is passed over is told in the notes. A video's id is `label/person`.
+Annotations: Datasets/CSV of the SVIP or WeakSVR repository: label_bank.json, train and test_split.txt
+(`person.mp4 label` per line), train and test_pairs.txt, splits/text_matching.txt. Videos: from SVIP's
+repository, laid out as VIDEOS/<label>/<person>.mp4. A video's id is `label/person`; the label A.B is its
+procedure, A its task.
+
+Splits: `train` (tasks 7 to 15), `test` (1 to 5). Pairs: matched, or how the scripts differ (order, deletion,
+addition, other). Matching lists: a paragraph and five candidates.
+
+Checked: the form of every line, that a video keeps the label of its split, and of a full release twelve
+counts: 899 and 1,038 videos of 45 and 25 procedures, 8,531 training pairs, 500 + 500 test pairs, 775 lists.
+
+Known faults of the release, handled here and told in the notes: three split lines name ghosts of macOS
+(`._person.mp4`); 33 junk lines stand at the end of WeakSVR's train_pairs.txt; 25 matching lists are given
+twice. There are 1,937 videos where the paper says 1,940. COIN-SV and Diving48-SV have adapters of their own.
 """
 
 from __future__ import annotations

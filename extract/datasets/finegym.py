@@ -9,6 +9,9 @@ Videos and files, one of two layouts:
   <youtube id>.mp4, of which an event is a part. An element is all its stages.
 gym99_categories.txt (gym288_categories.txt) beside them names the classes. FineGym's videos vanish from
 YouTube; what is not there is listed as missing.
+
+Splits: `train`, `val`. No pairs. Checked: that labels are classes of the set, that every element has times in
+its event, and of full lists the number of elements: 20,484 and 8,521 of Gym99, 22,671 and 9,646 of Gym288.
 """
 
 from __future__ import annotations

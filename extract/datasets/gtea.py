@@ -4,6 +4,10 @@ Files, one of two: MS-TCN's release (zenodo.org/records/3625992), gtea/ with fea
 groundTruth/VIDEO.txt (T names), mapping.txt and splits/{train,test}.split{1..4}.bundle; or an .npz of
 splitK/VIDEO/{features,labels} and splitK/test_ids, whose features were trained on that split's other videos:
 only its test_ids count as unseen. Both have 15 frames per second.
+
+Splits: `train` and `test` of one of the four (`--split`). No pairs. Runs of one label are steps, background
+is in none. Checked: that every label is a name of mapping.txt, that no video is in both splits, and by the
+import that there are as many labels as features.
 """
 
 from __future__ import annotations

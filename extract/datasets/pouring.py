@@ -5,6 +5,9 @@ pre-processed datasets"): videos/NAME.mp4, train.pkl, val.pkl. They come from TC
 (storage.googleapis.com/tcc-pouring), which CARL's dataset_preparation/tfrecords_to_videos.py makes into them.
 CARL's files have 25 frames/s in their header, TCC gives 30 as the rate of the recording. Times here are those
 of the file that is read: frame / its header's rate.
+
+Splits: `train`, `val`. No pairs. Checked: that labels are the five phases, and the counts, 70 and 14 videos;
+the 32 of a test split in TCC's table are in none of its files.
 """
 
 from __future__ import annotations

@@ -246,6 +246,15 @@ def test_names_and_nothing():
 
 
 def test_every_data_set_says_what_it_is():
-    from stepclip.extract.datasets import ABOUT, DATASETS
+    from stepclip.extract.datasets import ABOUT, DATASETS, describe
 
     assert ABOUT.keys() == DATASETS.keys() and all(what and where for what, where in ABOUT.values())
+    for name in DATASETS:
+        text = describe(name)
+        assert name in ("manifest", "benchlab") or ("Checked:" in text and "airs" in text), name
+        assert name in ("manifest", "benchlab", "gtea") or "\nLayout: VIDEOS/" in text, name
+    assert "._" in describe("csv") and "label_bank.json has the scripts of val and test only" in describe(
+        "coin"
+    )
+    with pytest.raises(StepclipError, match="did you mean 'coin'"):
+        describe("coim")
