@@ -1,45 +1,56 @@
-"""The training set on the device, and the order in which it is seen: a pure function of seed and epoch."""
+"""The training set on the device: features, scripts, and what a batch of them is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..cache.errors import StepclipError
-from ..cache.manifest import Manifest, VideoRow
+from ..cache.manifest import VideoRow
 from ..cache.store import FeatureStore
 from .features import Features, Spread, spread
 from .sampling import rows_from_draws
 
+Padding = Literal["mask", "zeros", "mean"]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """B videos: `frames` (B, N, D); `steps` (B, K, E), zeros beyond `step_lengths` (B,); `paragraphs` (B, E);
-    `procedures` (B,) int64, equal where the scripts are one procedure's."""
+    """B videos of a step, or those of them that one process has (B' <= B):
+
+    `frames` (B', N, D); `steps` (B', K, E), zeros (or padding features) beyond `step_lengths` (B',); `words`
+    (B', K) int64, the sentences' places in the table. Of the whole step, as each process needs them for the
+    coarse loss: `paragraphs` (B, E); `procedures` (B,) int64, equal where the scripts are one procedure's;
+    `rivals` (B, M, E) other paragraphs of its task and `rival_real` (B, M), which there are (or None);
+    `sentences` () how many real sentences a process has on average; `own` the slice of this process.
+    """
 
     frames: Tensor
     steps: Tensor
     step_lengths: Tensor
+    words: Tensor
     paragraphs: Tensor
     procedures: Tensor
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """`order` (steps, B) int64 on the host: which videos each step sees; `draws` (V, N): where in its part
-    each row lies."""
-
-    order: Tensor
-    draws: Tensor
+    sentences: Tensor
+    own: slice
+    rivals: Tensor | None = None
+    rival_real: Tensor | None = None
 
 
 class TrainingSet:
     """Videos with features, their scripts' features, all on one device: a batch is a few gathers, nothing
-    else. `mapped`: the features stay on the disk, and each batch is read from there."""
+    else. `mapped`: the features stay on the disk, and each batch is read from there.
+
+    `padding`, `pad_to`: what stands beyond the end of a script, and how far. "mean" is the mean of all
+    sentences. As released it is the text tower's answer to a row of zeros, one constant vector among the
+    texts, which a cache does not hold: the mean stands in for it. `rivals`: paragraphs of other procedures of
+    its task that each procedure has at hand, chosen by `seed` where there are more.
+    """
 
     def __init__(
         self,
@@ -48,6 +59,11 @@ class TrainingSet:
         device: torch.device,
         progress: bool = True,
         mapped: bool = False,
+        *,
+        padding: Padding = "mask",
+        pad_to: int = 0,
+        rivals: int = 0,
+        seed: int = 0,
     ) -> None:
         if not rows:
             raise StepclipError(
@@ -72,10 +88,15 @@ class TrainingSet:
         scripts = sorted({row.paragraph for row in rows})
         place = {sentence: i for i, sentence in enumerate(sentences)}
         script = {paragraph: i for i, paragraph in enumerate(scripts)}
-        table = torch.zeros(len(rows), max(len(row.steps) for row in rows), dtype=torch.int64)
+        longest = max(len(row.steps) for row in rows)
+        if 0 < pad_to < longest:
+            raise StepclipError(f"data.pad_to = {pad_to}, and a script of {longest} steps", f"{longest} or 0")
+        table = torch.full((len(rows), max(longest, pad_to)), len(sentences))  # the last row is the padding
         for i, row in enumerate(rows):  # once, at the start
             table[i, : len(row.steps)] = torch.tensor([place[step] for step in row.steps])
-        self.sentences = torch.as_tensor(store.text(sentences, "step")).float().to(device)
+        known = torch.as_tensor(store.text(sentences, "step")).float()
+        beyond = known.mean(0, keepdim=True) if padding == "mean" else torch.zeros(1, known.shape[1])
+        self.sentences = torch.cat([known, beyond]).to(device)
         self.paragraphs = torch.as_tensor(store.text(scripts, "paragraph")).float().to(device)
         if self.sentences.shape[1] != self.paragraphs.shape[1]:
             raise StepclipError(
@@ -84,7 +105,18 @@ class TrainingSet:
         self.table = table.to(device)
         self.step_lengths = torch.tensor([len(row.steps) for row in rows], device=device)
         self.script = torch.tensor([script[row.paragraph] for row in rows], device=device)
-        self.procedures = _numbers([f"{row.task}\n{row.procedure}" for row in rows]).to(device)
+        procedures = _numbers([f"{row.task}\n{row.procedure}" for row in rows])
+        self.procedures = procedures.to(device)
+        self.classes = int(procedures.max()) + 1
+        self.vocabulary, self.vocabulary_size = _vocabularies(table, self.tasks, len(sentences), device)
+        task_of = torch.zeros(self.classes, dtype=torch.int64)
+        task_of[procedures] = self.tasks
+        self.procedure_task = task_of.to(device)
+        self.rivals: Tensor | None = None
+        if rivals:
+            scripts_of = dict(zip(procedures.tolist(), self.script.tolist(), strict=True))
+            tasks_of = dict(zip(procedures.tolist(), self.tasks.tolist(), strict=True))
+            self.rivals = _rivals(scripts_of, tasks_of, rivals, seed).to(device)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,90 +134,68 @@ class TrainingSet:
         """Of all frame features; its size is the unit of the feature noise. Reads them all, once."""
         return spread(self.packed, self._progress)
 
-    def gather(self, index: Tensor, draws: Tensor, *, noise: float = 0.0, dropout: float = 0.0) -> Batch:
+    def gather(
+        self,
+        index: Tensor,
+        draws: Tensor,
+        *,
+        noise: float = 0.0,
+        dropout: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Batch:
         """The videos `index` (B,) int64, on the device, with `draws` (B, N); noise and dropout from torch's
-        generator."""
+        generator. Process `rank` of `world` gets its share of the frames; what is random is drawn for all, so
+        that the processes' generators stay level and their frames are those of one process."""
+        share = len(index) // world
+        own = slice(rank * share, (rank + 1) * share)
         rows = rows_from_draws(self.lengths[index], draws)
         if dropout:
             place = torch.arange(rows.shape[1], device=rows.device)
             kept = (torch.rand(rows.shape, device=rows.device) >= dropout) | (place == 0)
             rows = rows.gather(1, torch.where(kept, place, 0).cummax(1).values)
-        frames = self.packed.gather(self.first[index, None] + rows).float()
+        frames = self.packed.gather((self.first[index, None] + rows)[own]).float()
         if noise:
-            frames = frames + noise * self.spread.size * torch.randn_like(frames)
-        lengths = self.step_lengths[index]
-        real = torch.arange(self.table.shape[1], device=index.device) < lengths[:, None]
-        steps = self.sentences[self.table[index]] * real[..., None]
-        return Batch(frames, steps, lengths, self.paragraphs[self.script[index]], self.procedures[index])
-
-
-def plan_epoch(
-    seed: int, epoch: int, tasks: Tensor, batch: int, frames: int, same_task: float = 0.0
-) -> Epoch:
-    """Order and draws of an epoch (counted from 0): `tasks` (V,) int64 -> every video once, but for a last
-    short batch.
-
-    A share `same_task` of the batches is drawn from the videos laid task by task (in a random order of
-    tasks), so that procedures of one task meet; the rest is shuffled. Fewer videos than `batch` make one
-    batch of them all.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(tasks), generator=generator)
-    draws = torch.rand(len(tasks), frames, generator=generator)
-    batch = min(batch, len(tasks))
-    steps = len(tasks) // batch
-    grouped = round(same_task * steps) * batch
-    if grouped:
-        rank = torch.randperm(int(tasks.max()) + 1, generator=generator)
-        near = order[:grouped]
-        order = torch.cat([near[rank[tasks[near]].argsort(stable=True)], order[grouped:]])
-    batches = order[: steps * batch].view(steps, batch)
-    return Epoch(batches[torch.randperm(steps, generator=generator)], draws)
-
-
-def split_rows(
-    manifest: Manifest, store: FeatureStore, val_tasks: int, seed: int
-) -> tuple[list[VideoRow], list[VideoRow], list[str]]:
-    """(training rows, held-out rows, notes). A manifest that names no split at all trains on everything.
-
-    Held out are `val_tasks` whole tasks of the training split, chosen by `seed`; with 0, the rows of the
-    split "val", which are only looked at. Rows without features or without steps are left out and counted in
-    the notes.
-    """
-    notes = []
-    splits = {row.split for row in manifest}
-    if splits == {""}:
-        train = list(manifest)
-        notes.append("the manifest names no split: every video is trained on")
-    else:
-        train = [row for row in manifest if row.split == "train"]
-    if not train:
-        found = ", ".join(sorted(repr(split) for split in splits)) or "none"
-        raise StepclipError(
-            f"the manifest has no video of the split 'train' (its splits: {found})", "training videos"
+            drawn = torch.randn(*rows.shape, frames.shape[2], device=frames.device)
+            frames = frames + noise * self.spread.size * drawn[own]
+        lengths, words = self.step_lengths[index], self.table[index[own]]
+        procedures = self.procedures[index]
+        rivals = None if self.rivals is None else self.rivals[procedures]
+        return Batch(
+            frames,
+            self.sentences[words],
+            lengths[own],
+            words,
+            self.paragraphs[self.script[index]],
+            procedures,
+            lengths.sum() / world,
+            own,
+            None if rivals is None else self.paragraphs[rivals.clamp(min=0)],
+            None if rivals is None else rivals >= 0,
         )
-    held = [row for row in manifest if row.split == "val"]
-    if val_tasks:
-        tasks = sorted({row.task for row in train})
-        if val_tasks >= len(tasks):
-            raise StepclipError(
-                f"data.val_tasks = {val_tasks} of {len(tasks)} training tasks", "fewer than there are"
-            )
-        chosen = torch.randperm(len(tasks), generator=torch.Generator().manual_seed(seed))[
-            :val_tasks
-        ].tolist()
-        out = {tasks[i] for i in chosen}
-        held = [row for row in train if row.task in out]
-        train = [row for row in train if row.task not in out]
-        notes.append(f"held out to watch the loss: task {', '.join(sorted(out))} ({len(held)} videos)")
-    known = [row for row in train if row.video_id in store]
-    if len(known) < len(train):
-        notes.append(
-            f"{len(train) - len(known)} of {len(train)} training videos have no features and are left out"
-        )
-    return known, [row for row in held if row.video_id in store], notes
 
 
 def _numbers(names: Sequence[str]) -> Tensor:
     known = {name: i for i, name in enumerate(sorted(set(names)))}
     return torch.tensor([known[name] for name in names], dtype=torch.int64)
+
+
+def _vocabularies(table: Tensor, tasks: Tensor, padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The distinct sentences of each task, (tasks, W) padded, and how many there are, (tasks,)."""
+    words = [table[tasks == task].unique() for task in range(int(tasks.max()) + 1)]
+    words = [found[found != padding] for found in words]
+    return (
+        torch.nn.utils.rnn.pad_sequence(words, batch_first=True, padding_value=padding).to(device),
+        torch.tensor([len(found) for found in words], device=device),
+    )
+
+
+def _rivals(scripts: dict[int, int], tasks: dict[int, int], most: int, seed: int) -> Tensor:
+    """(procedures, most) int64: paragraphs of other procedures of the task, -1 where there are no more."""
+    generator = torch.Generator().manual_seed(seed)
+    out = torch.full((len(scripts), most), -1)
+    for procedure, script in scripts.items():
+        others = sorted({scripts[p] for p, task in tasks.items() if task == tasks[procedure]} - {script})
+        chosen = torch.randperm(len(others), generator=generator)[:most].tolist()
+        out[procedure, : len(chosen)] = torch.tensor([others[i] for i in chosen], dtype=torch.int64)
+    return out

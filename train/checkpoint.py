@@ -1,8 +1,9 @@
 """Checkpoints: a folder each, written aside and renamed, so that it is whole or not there.
 
 ```
-runs/<run>/checkpoints/00001200/   model.safetensors  recipe.yaml  state.pt  meta.json
+runs/<run>/checkpoints/00001200/   model.safetensors  recipe.yaml  state.pt  meta.json  README.md
 runs/<run>/checkpoints/last        the name of the newest, one line
+runs/<run>/checkpoints/best        the name of the one that counts, where the recipe selects (evaluate.select)
 ```
 `model.safetensors` holds what is evaluated (the averaged weights, where the recipe averages); `state.pt` what
 a resume needs besides: raw weights, optimiser, random generator. It holds tensors and plain values only (read
@@ -28,6 +29,7 @@ from torch import Tensor
 from ..cache.errors import StepclipError
 from ..cache.files import read_json, write_atomically, write_json
 from ..cache.fingerprint import Fingerprint
+from .card import model_card
 from .model import StepModel
 from .recipe import Recipe, load_recipe
 
@@ -55,9 +57,11 @@ def save_checkpoint(
     state: dict[str, Any],
     meta: dict[str, Any],
     keep: int = 2,
+    best: bool = False,
+    pointed: bool = True,
 ) -> Path:
-    """Write `folder`/<step>/ (step from `meta`) and point `last` to it; then drop all but the `keep`
-    newest."""
+    """Write `folder`/<step>/ (step from `meta`) and point `last` to it, and with `best` that too; then drop
+    all but the `keep` newest and the best. `pointed=False` writes it and nothing else."""
     target = folder / f"{meta['step']:08d}"
     aside = folder / f".{target.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp"
     try:
@@ -68,6 +72,7 @@ def save_checkpoint(
         (aside / FILES[1]).write_text(str(recipe), encoding="utf-8")
         torch.save(state, aside / FILES[2])
         write_json(aside / FILES[3], meta)
+        (aside / "README.md").write_text(model_card(recipe, meta), encoding="utf-8")
         for name in FILES[:3]:
             with open(aside / name, "rb+") as file:
                 os.fsync(file.fileno())
@@ -82,27 +87,37 @@ def save_checkpoint(
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    with write_atomically(folder / "last", "w") as file:
-        file.write(target.name + "\n")
+    if not pointed:
+        return target
+    for pointer in ("last", "best") if best else ("last",):
+        with write_atomically(folder / pointer, "w") as file:
+            file.write(target.name + "\n")
+    kept = {target, _pointed(folder, "best")}
     for old in _steps(folder)[:-keep]:
-        if old != target:
+        if old not in kept:
             shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint folder that `path` means: one itself, or the last one of a run. StepclipError when there
-    is none."""
+def _pointed(home: Path, pointer: str) -> Path | None:
+    """The whole checkpoint that a pointer names, if there is one."""
+    try:
+        name = (home / pointer).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return home / name if name and (home / name / "meta.json").is_file() else None
+
+
+def find_checkpoint(path: str | os.PathLike[str], newest: bool = False) -> Path:
+    """The checkpoint folder that `path` means: one itself, or that of a run which counts: the best where the
+    recipe selects, else (and with `newest`) the last. StepclipError when there is none."""
     folder = Path(path)
     if (folder / "meta.json").is_file():
         return folder
     for home in (folder / "checkpoints", folder):
-        try:
-            named = home / (home / "last").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            named = home
-        if named != home and (named / "meta.json").is_file():
-            return named
+        for pointer in ("last",) if newest else ("best", "last"):
+            if named := _pointed(home, pointer):
+                return named
         if steps := _steps(home):  # the pointer is lost or points to nothing: the newest whole one
             return steps[-1]
     what = f"no checkpoint under {folder}" if folder.is_dir() else f"no folder {folder}"
@@ -110,7 +125,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def load_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> Checkpoint:
-    """Read the model of a run (its last checkpoint) or of one checkpoint folder.
+    """Read the model of a run (the checkpoint that counts, see `find_checkpoint`) or of one checkpoint.
 
     StepclipError: no checkpoint, a file missing or damaged, weights that do not fit the recipe.
     """

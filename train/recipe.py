@@ -5,149 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..cache.errors import StepclipError, nearest
+from .knobs import DataConfig, EvaluateConfig, LossConfig, ModelConfig, OptimConfig, Section, TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Recipe",
+    "TrainConfig",
+    "list_recipes",
+    "load_recipe",
+    "parse_recipe",
+]
 
 FOLDER = Path(__file__).parent / "recipes"
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    # strict: "true" is no number and 1 no truth value; a recipe means what it says
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    features: Literal["auto", "device", "mapped"] = Field(
-        default="auto",
-        description="mapped: each batch is read from the disk; auto: where memory is too small",
-    )
-    batch: Count = Field(default=32, description="videos of one step; more negatives for the coarse loss")
-    same_task: Share = Field(
-        default=0.0, description="share of batches drawn from few tasks: near-identical scripts meet"
-    )
-    feature_noise: Weight = Field(
-        default=0.0, description="noise added to frame features, in units of their mean size"
-    )
-    frame_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="chance that a frame is replaced by the one before it"
-    )
-    val_tasks: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="whole training tasks held out, to watch the loss on"
-    )
-
-    @field_validator("same_task", mode="before")
-    @classmethod
-    def _all_or_none(cls, value: Any) -> Any:
-        return float(value) if isinstance(value, bool) else value
-
-
-class ModelConfig(Section):
-    frames: Count = Field(default=16, description="rows of a view: one per equal part of the video")
-    width: Count = Field(default=1024, description="width of the transformer")
-    depth: Annotated[int, Field(ge=0)] = Field(default=2, description="transformer layers")
-    heads: Count = Field(default=8, description="attention heads")
-    head_dim: Count = Field(default=64, description="width of one head")
-    mlp_ratio: Positive = Field(
-        default=2.0, description="width of the hidden layer of a block, over the model's width"
-    )
-    hidden: bool = Field(
-        default=True, description="a second input layer with ReLU (ffn3 of the released model)"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="dropout in the blocks")
-    input_norm: Literal["none", "layernorm", "l2", "standardise"] = Field(
-        default="layernorm",
-        description="what is done to raw features first; standardise: mean and spread of the training set",
-    )
-    centre: bool = Field(
-        default=False,
-        description="take each video's mean off its features first: person, room and light go with it",
-    )
-    positions: Literal["learned", "sinusoidal", "none"] = Field(
-        default="learned", description="where in the video a frame is"
-    )
-    position_std: Weight = Field(default=0.02, description="spread of learned positions at the start")
-    cls: bool = Field(default=True, description="a learned token in front, dropped at the end (a register)")
-    cls_std: Weight = Field(default=0.02, description="spread of that token at the start")
-    init: Literal["xavier", "default"] = Field(
-        default="xavier", description="start of the linear layers before the pooling; default: PyTorch's"
-    )
-    attention_scale: Literal["head", "width"] = Field(
-        default="head", description="width: the released model's, a defect"
-    )
-    pooling: Literal["flatten", "mean", "attention"] = Field(
-        default="flatten", description="frames to video; flatten keeps order"
-    )
-    text: bool = Field(
-        default=True, description="frames and video live in the space of the text; false: SVIP's head"
-    )
-    video_dim: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="width of the video embedding without text; 0: that of a frame"
-    )
-    residual: bool = Field(
-        default=True, description="H = unit CLIP feature + correction that starts at 0: keeps zero-shot text"
-    )
-    video_residual: bool = Field(
-        default=False, description="v = mean of unit H + correction that starts at 0"
-    )
-    scale: Annotated[float, Field(ge=1, le=100)] = Field(
-        default=1 / 0.07, description="both logit scales at the start"
-    )
-
-
-class LossConfig(Section):
-    coarse: Weight = Field(default=1.0, description="weight of video against paragraph")
-    coarse_form: Literal["plain", "multi", "mil", "exclude"] = Field(
-        default="multi",
-        description="what other videos of the same procedure are: wrong (plain), right (multi, mil), unused",
-    )
-    fine: Weight = Field(default=1.0, description="weight of frame against sentence, image side")
-    fine_text: Weight = Field(default=1.0, description="weight of sentence against frames, text side")
-    labels: Literal["viterbi", "visit-all", "prior", "uniform"] = Field(
-        default="viterbi", description="how pseudo-labels are made"
-    )
-    text_form: Literal["mean", "mil"] = Field(
-        default="mean", description="text side over the frames of a sentence"
-    )
-
-
-class OptimConfig(Section):
-    lr: Positive = Field(default=5e-4, description="peak learning rate")
-    weight_decay: Weight = Field(
-        default=0.01, description="on matrices only, not on biases, norms, positions, temperatures"
-    )
-    warmup: Share = Field(default=0.05, description="share of the steps that lead up to the peak")
-    final_lr: Share = Field(default=0.01, description="end of the cosine, over the peak")
-    clip: Weight = Field(default=1.0, description="largest gradient norm; 0 = no limit")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="decay of the averaged weights; 0 = none"
-    )
-
-
-class TrainConfig(Section):
-    epochs: Count = Field(default=300, description="passes over the training videos")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where the hardware has it"
-    )
-    log_every: Count = Field(
-        default=20, description="steps between two lines of the log; the only time the host waits"
-    )
-    save_every: Count = Field(default=50, description="epochs between two checkpoints")
-    keep: Count = Field(default=2, description="newest checkpoints kept")
-
-
-class EvaluateConfig(Section):
-    distance: Literal["pooled", "alignment", "combined"] = Field(
-        default="pooled",
-        description="what verification quotes first: video embeddings, DTW of frame embeddings, or both",
-    )
 
 
 class Recipe(Section):
@@ -162,6 +41,43 @@ class Recipe(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        """What no single knob can know. The message begins with the knob to change."""
+        loss, data, train = self.loss, self.data, self.train
+        faults = {
+            "loss.labels: sort, viterbi or split beside loss.fine_form = official": (
+                loss.fine_form == "official" and loss.labels not in ("sort", "viterbi", "split")
+            ),
+            "data.padding: mask beside loss.fine_form = corrected": (
+                loss.fine_form == "corrected" and data.padding != "mask"
+            ),
+            "loss.teacher: false beside loss.fine_form = official": (
+                loss.fine_form == "official" and loss.teacher
+            ),
+            "optim.ema: above 0 beside loss.teacher = true": loss.teacher and not self.optim.ema,
+            "data.pairs: true beside loss.sequence > 0": loss.sequence > 0 and not data.pairs,
+            "data.batch: an even number beside data.pairs = true": data.pairs and data.batch % 2 == 1,
+            "data.same_task: 0 beside data.pairs = true": data.pairs and data.same_task > 0,
+            "data.batch: a multiple of loss.coarse_group": (
+                loss.coarse_group > 0 and data.batch % loss.coarse_group > 0
+            ),
+            "model.text: true beside a loss of text (coarse, fine, fine_text, script)": (
+                not self.model.text and loss.needs_text
+            ),
+            "loss.coarse: one of the losses above 0": not (loss.needs_text or loss.classes or loss.sequence),
+            "evaluate.every: above 0 beside evaluate.select or train.patience": (
+                (self.evaluate.select != "last" or train.patience > 0) and not self.evaluate.every
+            ),
+            "train.precision: not fp16 beside train.cuda_graph = true": (
+                train.cuda_graph and train.precision == "fp16"
+            ),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise ValueError(fault)
+        return self
 
     def flat(self) -> dict[str, Any]:
         """Every knob under its dotted name."""
@@ -220,6 +136,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     `=`.
     """
     path = _find(name_or_path)
+    tree = _tree(path)
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, str(path))
+
+
+def _tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What the file says, laid over what the recipe says that it names as its `base`."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -229,9 +153,24 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     if not isinstance(tree, dict):
         raise StepclipError(f"{path} holds {_kind(tree)}", "a mapping with the sections of a recipe", _SHOW)
     tree.setdefault("name", path.stem)
-    for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, str(path))
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise StepclipError(f"base = {base!r} in {path}", "the name of a recipe or a YAML file", _SHOW)
+    below = path.parent / base
+    found = below if below.is_file() else _find(base)
+    if found in (*seen, path):
+        raise StepclipError(f"{path} is its own base, by way of {base!r}", "a chain of bases that ends")
+    return _laid_over(_tree(found, (*seen, path)), tree)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
 
 
 _SHOW = "stepclip recipes   (lists them; each shows every knob with its reason)"
@@ -249,6 +188,9 @@ def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:
 
 
 def _fault(error: Any) -> tuple[str, str]:
+    if error["type"] == "value_error" and not error["loc"]:
+        knob, _, wanted = error["msg"].removeprefix("Value error, ").partition(": ")
+        return f"{knob} does not fit the rest of the recipe", f"{knob}: {wanted}"
     section: type[Section] = Recipe
     path: list[str] = []
     for part in map(str, error["loc"]):

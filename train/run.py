@@ -1,13 +1,10 @@
-"""A run's folder: refused when it is taken, checked when it is taken up again, its log cut to where it goes
-on."""
+"""A run's folder: refused when it is taken, checked when it is taken up again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,15 @@ from .batches import TrainingSet
 from .checkpoint import find_checkpoint
 from .recipe import Recipe, load_recipe
 
-MADE_HERE = ("recipe.yaml", "log.jsonl", "checkpoints")
+MADE_HERE = ("recipe.yaml", "log.jsonl", "checkpoints", "tensorboard", "diverged")
 # what does not change the weights may differ on a resume
 _FREE = (
     "name",
     "data.features",
     "evaluate.distance",
+    "train.cuda_graph",
+    "train.compile",
+    "train.diverged",
     "train.log_every",
     "train.save_every",
     "train.keep",
@@ -44,7 +44,9 @@ class RunFolder:
         *,
         resume: bool,
         overwrite: bool,
+        first: bool = True,
     ) -> None:
+        """`first`: of several processes the one that writes; the others look only for a checkpoint."""
         self.path, self.checkpoints, self.recipe = path, path / "checkpoints", recipe
         self.meta: dict[str, Any] = {
             "stepclip": __version__,
@@ -62,7 +64,7 @@ class RunFolder:
             raise StepclipError(f"{path} is a file", "a folder for the run")
         if resume:
             self._take_up(fingerprint)
-        elif path.exists() and any(path.iterdir()):
+        elif first and path.exists() and any(path.iterdir()):
             self._start_over(overwrite)
 
     def _start_over(self, overwrite: bool) -> None:
@@ -91,7 +93,7 @@ class RunFolder:
                 f"no run to resume in {self.path}", "the folder of a run", "the same without --resume"
             )
         try:
-            self.found = find_checkpoint(self.path)
+            self.found = find_checkpoint(self.path, newest=True)
         except StepclipError:
             if not (self.path / "recipe.yaml").is_file():
                 raise
@@ -125,35 +127,11 @@ class RunFolder:
                 f"resume with {self.path / 'recipe.yaml'}, or start a new run",
             )
 
-    @contextmanager
-    def log(self, heads: list[str], step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Lines of log.jsonl: those up to `step` are kept, what a killed run wrote beyond its checkpoint is
-        cut."""
-        path = self.path / "log.jsonl"
-        kept = _lines_until(path, step) if self.found else []
+    def say_recipe(self) -> None:
+        """recipe.yaml of the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.path / "recipe.yaml", "w") as file:
             file.write(str(self.recipe))
-        with write_atomically(path, "w") as file:
-            file.writelines(line + "\n" for line in [*kept, json.dumps({"step": step, "says": heads})])
-        with open(path, "a", encoding="utf-8") as file:
-
-            def write(row: dict[str, Any]) -> None:
-                plain = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in row.items()}
-                file.write(json.dumps(plain) + "\n")
-                file.flush()
-
-            yield write
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            if json.loads(line).get("step", step + 1) <= step:
-                kept.append(line)
-        except (ValueError, AttributeError):  # a line cut by a kill
-            continue
-    return kept
 
 
 def _digest(data: TrainingSet) -> str:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "pipelines": {"cache", "extract", "train", "evaluate"},
 }
 DISTRIBUTION = {  # module -> distribution, where the names differ
+    "lightning_fabric": "lightning-fabric",
     "av": "av", "ffmpeg": "ffmpeg-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
     "faiss": "faiss-cpu", "clip": "openai-clip", "imageio_ffmpeg": "imageio-ffmpeg", "distributed": "dask",
     "huggingface_hub": "huggingface-hub",

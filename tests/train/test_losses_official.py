@@ -17,8 +17,12 @@ from hypothesis import strategies as st
 
 from stepclip.cache import StepclipError
 from stepclip.train.losses import (
+    LABELLINGS,
     classification_loss,
+    frame_log_p,
     frame_sentence_official,
+    label_frames,
+    pseudo_labels,
     same_task_loss,
     sequence_alignment_loss,
     viterbi_official,
@@ -179,3 +183,24 @@ def test_classes_and_unknown_labellings():
     with pytest.raises(StepclipError, match="did you mean 'sort'"):
         frame_sentence_official(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.tensor([2]), 1.0,
                                 labelling="srot")  # fmt: skip
+
+
+def test_every_labelling_by_one_door():
+    torch.manual_seed(0)
+    frames, steps, lengths = torch.randn(3, 16, 8), torch.randn(3, 6, 8), torch.tensor([6, 2, 4])
+    for name in LABELLINGS:
+        labels = label_frames(frames, steps, lengths, 14.3, name)
+        assert labels.shape == (3, 16) and labels.dtype == torch.int64, name
+        assert labels.min() >= 0 and labels.max() < 6
+        if not name.startswith("official"):
+            assert (labels < lengths[:, None]).all() and labels.equal(labels.sort(1).values), name
+    log_p = frame_log_p(frames, steps, lengths, 14.3)
+    assert label_frames(frames, steps, lengths, 14.3, "viterbi").equal(pseudo_labels(log_p, lengths))
+    official = label_frames(frames, steps, lengths, 14.3, "official-viterbi")
+    made = frame_sentence_official(frames, steps, lengths, 14.3, labelling="viterbi", noise=False)
+    assert official.equal(made.labels) and not official.equal(pseudo_labels(log_p, lengths))
+    sort = [label_frames(frames, steps, lengths, 1.0, "official-sort", seed=s) for s in (0, 0, 1)]
+    assert sort[0].equal(sort[1]) and not sort[0].equal(sort[2]) and sort[0].equal(sort[0].sort(1).values)
+    assert {"official-sort", "official-viterbi", "official-split", "uniform"} < set(LABELLINGS)
+    with pytest.raises(StepclipError, match="did you mean 'prior'"):
+        label_frames(frames, steps, lengths, 14.3, "priro")

@@ -17,18 +17,85 @@ from stepclip.train import Recipe, list_recipes, load_recipe
 FOLDER = Path(stepclip.train.__file__).parent / "recipes"
 
 
-@pytest.mark.parametrize("name", ["benchlab", "weaksvr-corrected"])
-def test_shipped_recipes_state_every_knob_with_a_reason(name):
-    assert name in list_recipes()
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_give_a_reason_for_every_knob_they_state(name):
     recipe = load_recipe(name)
     text = (FOLDER / f"{name}.yaml").read_text()
     tree = yaml.safe_load(text)
-    stated = {"name", "seed"} | {
-        f"{s}.{k}" for s, part in tree.items() if isinstance(part, dict) for k in part
-    }
-    assert stated == set(recipe.flat())
     knobs = [line for line in text.splitlines() if re.match(r"  \w", line)]
-    assert len(knobs) > 30 and [line for line in knobs if "# " not in line] == []
+    assert recipe.name == name and [line for line in knobs if "# " not in line] == []
+    stated = {f"{s}.{k}": v for s, part in tree.items() if isinstance(part, dict) for k, v in part.items()}
+    flat = recipe.flat()
+    assert all(flat[key] == pytest.approx(value) for key, value in stated.items())
+    if "base" not in tree:
+        assert stated.keys() | {"name", "seed"} == set(flat)
+    else:  # the rest is the base's
+        base = load_recipe(tree["base"]).flat()
+        assert all(flat[k] == base[k] for k in flat if k not in stated and k not in ("name", "seed"))
+
+
+def test_the_released_knobs():
+    """`methods/weaksvr.md` 8.4 and 4.7, knob by knob."""
+    official = load_recipe("weaksvr-official").flat()
+    want = {
+        "data.padding": "mean", "data.pad_to": 20, "data.items": 800, "data.batch": 32,
+        "loss.fine_form": "official", "loss.labels": "sort", "loss.gumbel": True, "loss.coarse_form": "plain",
+        "loss.coarse_group": 8, "loss.coarse": 1.0, "loss.fine": 1.0, "loss.fine_text": 1.0,
+        "model.attention_scale": "width", "model.position_std": 1.0, "model.cls_std": 0.02,
+        "model.input_norm": "none", "model.residual": False, "model.hidden": True, "model.depth": 2,
+        "optim.kind": "adamw", "optim.lr": 5e-4, "optim.weight_decay": 0.01, "optim.decay": "all",
+        "optim.schedule": "epoch", "optim.warmup": 0.0, "optim.clip": 0.0, "optim.final_lr": 0.01,
+        "train.epochs": 300, "evaluate.distance": "pooled",
+    }  # fmt: skip
+    assert {key: official[key] for key in want} == want
+    schedules = {"csv": (800, 300), "diving48": (5000, 300), "coin": (1200, 300), "svip": (1600, 60)}
+    for name, (items, epochs) in schedules.items():
+        recipe = load_recipe(name)
+        assert (recipe.data.items, recipe.train.epochs, recipe.data.batch) == (items, epochs, 32)
+    svip = load_recipe("svip")
+    assert (svip.optim.kind, svip.optim.lr, svip.data.pairs) == ("adam", 1e-4, True)
+    assert svip.optim.lr * svip.optim.final_lr == pytest.approx(1e-6)
+
+
+def test_a_base_is_laid_under_and_must_end(tmp_path):
+    (tmp_path / "low.yaml").write_text("base: benchlab\noptim: {lr: 0.5}\ndata: {batch: 3}\n")
+    (tmp_path / "top.yaml").write_text("base: low.yaml\noptim: {warmup: 0.0}\n")
+    top = load_recipe(tmp_path / "top.yaml", ["data.batch=5"])
+    assert (top.optim.lr, top.optim.warmup, top.data.batch, top.name) == (0.5, 0.0, 5, "top")
+    assert top.model == load_recipe("benchlab").model
+    (tmp_path / "low.yaml").write_text("base: top.yaml\n")
+    with pytest.raises(StepclipError, match="its own base"):
+        load_recipe(tmp_path / "top.yaml")
+    (tmp_path / "low.yaml").write_text("base: benchlap\n")
+    with pytest.raises(StepclipError, match="did you mean 'benchlab'"):
+        load_recipe(tmp_path / "top.yaml")
+    (tmp_path / "low.yaml").write_text("base: [1]\n")
+    with pytest.raises(StepclipError, match=r"base = \[1\]"):
+        load_recipe(tmp_path / "top.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "knob"),
+    [
+        (["loss.fine_form=official"], "loss.labels"),
+        (["loss.fine_form=official", "loss.labels=sort", "loss.teacher=true"], "loss.teacher"),
+        (["data.padding=mean"], "data.padding"),
+        (["loss.teacher=true", "optim.ema=0"], "optim.ema"),
+        (["loss.sequence=1"], "data.pairs"),
+        (["data.pairs=true", "data.same_task=0", "data.batch=7"], "data.batch"),
+        (["data.pairs=true"], "data.same_task"),
+        (["loss.coarse_group=7"], "data.batch"),
+        (["model.text=false", "model.residual=false"], "model.text"),
+        (["loss.coarse=0", "loss.fine=0", "loss.fine_text=0"], "loss.coarse"),
+        (["evaluate.select=val"], "evaluate.every"),
+        (["train.patience=2"], "evaluate.every"),
+        (["train.cuda_graph=true", "train.precision=fp16"], "train.precision"),
+    ],
+)
+def test_knobs_that_do_not_fit_together_are_named(overrides, knob):
+    with pytest.raises(StepclipError) as caught:
+        load_recipe("benchlab", overrides)
+    assert caught.value.found.startswith(f"{knob} does not fit") and f"{knob}: " in caught.value.expected
 
 
 def test_printed_and_read_again_it_is_the_same(tmp_path):

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepclip.cache import FeatureStore, StepclipError
-from stepclip.train.batches import TrainingSet, plan_epoch
+from stepclip.train.batches import TrainingSet
+from stepclip.train.order import plan_epoch
 from stepclip.train.sampling import boundaries, dense_rows, train_rows, view_rows
 
 

@@ -16,10 +16,10 @@ from stepclip.cache import FeatureStore, FeatureWriter, Fingerprint, Manifest, S
 from stepclip.train import fit, load_checkpoint
 from stepclip.train.alignment import monotone
 from stepclip.train.console import pick_device
+from stepclip.train.loop import Loop
 from stepclip.train.losses import unit
 from stepclip.train.recipe import load_recipe
 from stepclip.train.sampling import dense_rows
-from stepclip.train.trainer import _Trainer
 
 
 def weights(run):
@@ -308,7 +308,7 @@ def _indices(func, args):
 @pytest.mark.parametrize("labels", ["viterbi", "visit-all", "uniform"])
 def test_no_step_waits_for_the_device(made, recipe_with, tmp_path, labels):
     waits, counts = Waits(), []
-    step = _Trainer.one_step
+    step = Loop.one_step
 
     def watched(self):
         self.plan(self.step // self.per_epoch)  # once an epoch, on the host
@@ -317,7 +317,7 @@ def test_no_step_waits_for_the_device(made, recipe_with, tmp_path, labels):
         counts.append(len(waits.seen))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Trainer, "one_step", watched)
+        patch.setattr(Loop, "one_step", watched)
         quiet(recipe_with("train.epochs=1", f"loss.labels={labels}", "optim.ema=0.9"), made, tmp_path / "run")
     assert len(counts) == 3 and waits.seen == []
     with waits:  # the net catches

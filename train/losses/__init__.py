@@ -3,6 +3,7 @@
 from .classification import classification_loss
 from .frame_sentence import FrameSentence, frame_log_p, frame_sentence_loss, gumbel
 from .frame_sentence_official import frame_sentence_official
+from .labelling import LABELLINGS, label_frames
 from .posteriors import monotone_posteriors
 from .pseudo_labels import pseudo_labels
 from .same_task import same_task_loss
@@ -13,12 +14,14 @@ from .video_paragraph import video_paragraph_loss
 from .viterbi_official import viterbi_official
 
 __all__ = [
+    "LABELLINGS",
     "FrameSentence",
     "classification_loss",
     "frame_log_p",
     "frame_sentence_loss",
     "frame_sentence_official",
     "gumbel",
+    "label_frames",
     "monotone_posteriors",
     "pseudo_labels",
     "same_task_loss",

@@ -64,4 +64,4 @@ def pseudo_labels(
     free = labelling in ("viterbi", "soft-monotone")
     if labelling.startswith("soft"):
         return monotone_posteriors(log_p, lengths, visit_all=not free)
-    return monotone(log_p, lengths_s=lengths, visit_all=not free, check=False)
+    return monotone(log_p, (None, lengths), visit_all=not free, check=False)
