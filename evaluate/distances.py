@@ -14,6 +14,11 @@ from .embed import Embedded
 
 POOLED = ("norm-l2", "l2", "l1", "cos")
 DISTANCES = ("pooled", "alignment", "combined")
+EXPLAINED_DISTANCES = {
+    "pooled": "squared distance of the L2-normalised video embeddings",
+    "alignment": "DTW of the frame embeddings",
+    "combined": "half and half, each in its own standard deviation",
+}
 CHUNK_BYTES = 256 << 20
 SAME = 1e-6
 
@@ -81,7 +86,7 @@ def alignment(
         y, ny = _padded(frames, embedded.offsets[b[part]], s[part])
         with torch.no_grad():
             cost = 1 - torch.bmm(x, y.transpose(1, 2))
-            out[part] = dtw(cost, nx, ny, normalise="sum").double().cpu().numpy()
+            out[part] = dtw(cost, (nx, ny), normalise="L+N").double().cpu().numpy()
         if step:
             step(len(part))
         first = last

@@ -106,7 +106,7 @@ def align_scripts(
         frame = frame + torch.as_tensor(embedded.offsets[rows[part]], device=device)[:, None]
         step = torch.as_tensor(columns[which[part], : int(s[part].max())], device=device)
         cosine = similarity[frame[:, :, None], step[:, None, :]]
-        found = monotone(cosine, nt, ns, visit_all=True)
+        found = monotone(cosine, (nt, ns), visit_all=True)
         inside = found >= 0
         along = cosine.gather(2, found.clamp_min(0)[..., None])[..., 0]
         scores[part] = ((along * inside).sum(1) / nt).cpu().numpy()

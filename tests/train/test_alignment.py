@@ -61,15 +61,15 @@ def batches(draw, most=7, whole=False):
 @given(batches(9))
 def test_dtw_is_the_loop_within_the_lengths(batch):
     cost, lt, ls = batch
-    got = dtw(cost, lt, ls)
+    got = dtw(cost, (lt, ls))
     for i in range(len(cost)):
         assert got[i].item() == pytest.approx(dtw_by_loops(cost[i, : lt[i], : ls[i]].tolist()), abs=1e-12)
-    torch.testing.assert_close(got, dtw(cost.mT, ls, lt))
+    torch.testing.assert_close(got, dtw(cost.mT, (ls, lt)))
     torch.testing.assert_close(
-        dtw(cost, lt, ls, normalise="sum"), got / (torch.tensor(lt) + torch.tensor(ls))
+        dtw(cost, (lt, ls), normalise="L+N"), got / (torch.tensor(lt) + torch.tensor(ls))
     )
     largest = torch.maximum(torch.tensor(lt), torch.tensor(ls))
-    torch.testing.assert_close(dtw(cost, lt, ls, normalise="max"), got / largest)
+    torch.testing.assert_close(dtw(cost, (lt, ls), normalise="max"), got / largest)
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,7 +87,7 @@ def test_the_gradient_of_dtw_is_its_path_and_ignores_padding():
     cost = torch.rand(3, 7, 5, dtype=torch.float64)
     cost[1, 4:], cost[2, :, 2:] = math.nan, math.nan
     cost.requires_grad_()
-    dtw(cost, [7, 4, 7], [5, 5, 2]).sum().backward()
+    dtw(cost, ([7, 4, 7], [5, 5, 2])).sum().backward()
     for i, (t, s) in enumerate([(7, 5), (4, 5), (7, 2)]):
         expected = torch.zeros(7, 5, dtype=torch.float64)
         path = dtw_path(cost[i, :t, :s])
@@ -97,14 +97,14 @@ def test_the_gradient_of_dtw_is_its_path_and_ignores_padding():
 
 def test_dtw_keeps_leading_shape_and_broadcasts_lengths():
     cost = torch.rand(2, 3, 6, 4)
-    got = dtw(cost, 5, torch.tensor([2, 3, 4]))
+    got = dtw(cost, (5, torch.tensor([2, 3, 4])))
     assert got.shape == (2, 3)
     assert got[1, 2] == dtw(cost[1, 2, :5, :4])
     assert dtw(cost[0, 0]).shape == ()
     assert dtw(torch.zeros(0, 3, 4)).shape == (0,)
     assert dtw(torch.tensor([[1, 2], [3, 1]])) == 2  # whole numbers too
     walled = torch.tensor([[0.0, INF], [INF, 0.0]])
-    assert dtw(walled) == 0 and dtw(torch.tensor([[0.0, INF], [5.0, 0.0]]), 2, 1) == 5
+    assert dtw(walled) == 0 and dtw(torch.tensor([[0.0, INF], [5.0, 0.0]]), (2, 1)) == 5
     assert torch.isinf(dtw(torch.full((2, 2), INF)))
 
 
@@ -112,7 +112,7 @@ def test_dtw_keeps_leading_shape_and_broadcasts_lengths():
 @given(batches(6), st.booleans())
 def test_monotone_labels_are_the_best_of_all(batch, visit_all):
     sim, lt, ls = batch
-    labels = monotone(sim, lt, ls, visit_all=visit_all)
+    labels = monotone(sim, (lt, ls), visit_all=visit_all)
     assert labels.dtype == torch.int64 and labels.shape == sim.shape[:2]
     for i in range(len(sim)):
         path = labels[i, : lt[i]].tolist()
@@ -161,9 +161,7 @@ def test_the_released_viterbi_labels(shared_data):
     for emission in (cosines.log(), cosines.log().float()):
         assert monotone(emission).tolist() == golden["viterbi_image"]
         assert monotone(emission.mT).tolist() == golden["viterbi_text"]
-        assert (
-            monotone(emission, lengths_s=golden["n"]).tolist() == golden["viterbi_image_n_masked_to_first_n"]
-        )
+        assert monotone(emission, (None, golden["n"])).tolist() == golden["viterbi_image_n_masked_to_first_n"]
 
 
 @pytest.mark.parametrize("kernel", [dtw, monotone])
@@ -172,10 +170,10 @@ def test_the_released_viterbi_labels(shared_data):
     [
         (torch.zeros(3), {}, "shape"),
         (torch.zeros(2, 0, 3), {}, "shape"),
-        (torch.zeros(2, 3, 4), {"lengths_t": [0, 2]}, "from 0 to 2"),
-        (torch.zeros(2, 3, 4), {"lengths_s": [5, 2]}, "lengths_s from 2 to 5"),
-        (torch.zeros(2, 3, 4), {"lengths_s": [1, 2, 3]}, "one per problem"),
-        (torch.zeros(2, 3, 4), {"lengths_s": [1.5, 2.0]}, "whole numbers"),
+        (torch.zeros(2, 3, 4), {"lengths": ([0, 2], None)}, "from 0 to 2"),
+        (torch.zeros(2, 3, 4), {"lengths": (None, [5, 2])}, "column lengths from 2 to 5"),
+        (torch.zeros(2, 3, 4), {"lengths": (None, [1, 2, 3])}, "one per problem"),
+        (torch.zeros(2, 3, 4), {"lengths": (None, [1.5, 2.0])}, "whole numbers"),
         (torch.full((3, 4), math.nan), {}, "NaN"),
     ],
 )

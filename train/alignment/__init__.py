@@ -2,14 +2,53 @@
 
 | function | works on | gives |
 |---|---|---|
-| `dtw` | a cost | the least cost of a warping path (differentiable) |
-| `dtw_path` | a cost | that path |
-| `monotone` | a similarity | one non-decreasing label per row |
+| `dtw`, `soft_dtw` | a cost | the least, or soft least, cost of a warping path, corner to corner |
+| `otam`, `soft_otam` | a cost | the same with relaxed ends, in one direction or the sum of both |
+| `subsequence` | a cost | the whole script somewhere inside a longer video |
+| `drop_dtw` | a cost | frames (background) and steps (missing) may be left out |
+| `monotone` | a similarity | one non-decreasing label per row; `soft_monotone` sums over all labellings |
+| `sinkhorn` | a cost | the control that does not see order |
+| `pairs` | features | any of these for all pairs of two sets of sequences, through one matrix product |
 
-Each problem of a batch may have its own lengths; what lies beyond them is never read (NaN included).
+Values are differentiable; `*_alignment`, `*_path`, `*_labels`, `*_posteriors`, `*_span`, `*_plan` say where.
+Each problem of a batch may have its own lengths; what lies beyond them is never read (NaN included). Backends
+(numba, Triton, plain torch) are chosen by device and agree: `backends.py`. docs/alignment.md has pictures.
 """
 
-from .labels import monotone
-from .warping import dtw, dtw_path
+from .costs import COSTS, cost_matrix
+from .dropping import drop_dtw, drop_dtw_labels, percentile_drop
+from .labels import monotone, monotone_posteriors, monotone_value, soft_monotone
+from .otam import otam, otam_alignment, soft_otam
+from .pairs import pairs
+from .subsequence import Span, subsequence, subsequence_alignment, subsequence_span
+from .transport import Transport, sinkhorn, sinkhorn_plan
+from .warping import Alignment, dtw, dtw_alignment, dtw_path, soft_dtw, soft_dtw_alignment
 
-__all__ = ["dtw", "dtw_path", "monotone"]
+__all__ = [
+    "COSTS",
+    "Alignment",
+    "Span",
+    "Transport",
+    "cost_matrix",
+    "drop_dtw",
+    "drop_dtw_labels",
+    "dtw",
+    "dtw_alignment",
+    "dtw_path",
+    "monotone",
+    "monotone_posteriors",
+    "monotone_value",
+    "otam",
+    "otam_alignment",
+    "pairs",
+    "percentile_drop",
+    "sinkhorn",
+    "sinkhorn_plan",
+    "soft_dtw",
+    "soft_dtw_alignment",
+    "soft_monotone",
+    "soft_otam",
+    "subsequence",
+    "subsequence_alignment",
+    "subsequence_span",
+]

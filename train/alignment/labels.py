@@ -6,72 +6,126 @@ every step visited: best[t, k] = sim[t, k] + max(best[t-1, k-1], best[t-1, k])  
 ```
 The first is the Viterbi of WeakSVR (CVPR 2023, section 3.3) when `sim` is a log-emission: its uniform
 transitions are constants, and the maximum over all earlier states is a running maximum, O(T S) in place of
-O(T S^2).
+O(T S^2). The soft form puts gamma log sum exp(. / gamma) in the place of the maximum.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .problems import Lengths, problems
+from .backends import Value, choose
+from .patterns import STAY_OR_NEXT
+from .problems import Lengths, Problems, problems
+from .warping import Alignment, _check_gamma
 
 
 @torch.no_grad()
 def monotone(
     similarity: Tensor,
-    lengths_t: Lengths = None,
-    lengths_s: Lengths = None,
+    lengths: Lengths = None,
     *,
     visit_all: bool = False,
+    backend: str = "auto",
     check: bool = True,
 ) -> Tensor:
     """The non-decreasing labels of the largest total similarity: (..., T, S) -> int64 (..., T), -1 beyond
-    len_t.
+    the row length.
 
-    `visit_all=True` also asks that every step is visited: labels stay or go to the next, from 0 to len_s - 1;
+    `visit_all=True` also asks that every step is visited: labels stay or go to the next, from 0 to the last;
     a problem with fewer rows than steps cannot, and takes free jumps instead. Between equal ways the lowest
     label wins. Infinite similarities count as very large ones. `check=False` for the inner loop of a
     training: no host wait.
     """
-    p = problems(similarity, lengths_t, lengths_s, check=check)
-    rows, columns = p.matrix.shape[1:]
-    most = torch.finfo(p.matrix.dtype).max / (
-        2 * rows
-    )  # the sum over a path stays finite, so forbidden cells still count
-    scores = p.matrix.nan_to_num(nan=-most).clamp(-most, most).masked_fill(~p.inside, -torch.inf)
-    column = torch.arange(columns, device=scores.device)
-    strict = (p.t >= p.s)[:, None] if visit_all else None
-
-    best = scores[:, 0]
-    if strict is not None:
-        best = torch.where(strict & (column > 0), -torch.inf, best)
-    back = []
-    for t in range(1, rows):
-        reached, origin = _running_maximum(best, column)
-        if strict is not None:
-            stepped, came = _stay_or_next(best, column)
-            reached, origin = torch.where(strict, stepped, reached), torch.where(strict, came, origin)
-        best = torch.where((t < p.t)[:, None], reached + scores[:, t], best)
-        back.append(origin)
-
-    end = best.argmax(1) if strict is None else torch.where(strict[:, 0], p.s - 1, best.argmax(1))
-    state = end
-    labels = [torch.where(p.t == rows, state, -1)]
-    for t in range(rows - 2, -1, -1):
-        state = torch.where(p.t - 1 > t, back[t].gather(1, state[:, None])[:, 0], end)
-        labels.append(torch.where(p.t > t, state, -1))
-    return torch.stack(labels[::-1], 1).reshape(*p.shape, rows)
+    p = _bounded(problems(torch.as_tensor(similarity).detach(), lengths, check=check))
+    kernels: Any = choose(backend, p)
+    if not visit_all:
+        return p.back(kernels.labels(p.matrix, p.t, p.s))
+    _, path = kernels.hard(-p.matrix, p.t, p.s, STAY_OR_NEXT, True)
+    strict = path.argmax(-1)
+    strict = torch.where(torch.arange(strict.shape[-1], device=strict.device) < p.t[..., None], strict, -1)
+    enough = p.t >= p.s
+    if p.matrix.device.type == "cpu" and bool(enough.all()):
+        return p.back(strict)
+    return p.back(torch.where(enough[..., None], strict, kernels.labels(p.matrix, p.t, p.s)))
 
 
-def _running_maximum(best: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """max over j <= k, and the lowest such j (torch's own cummax indices give the highest)."""
-    running = best.cummax(1).values
-    before = torch.cat([torch.full_like(running[:, :1], -torch.inf), running[:, :-1]], 1)
-    return running, torch.where(best > before, column, 0).cummax(1).values
+def monotone_value(
+    similarity: Tensor,
+    lengths: Lengths = None,
+    *,
+    visit_all: bool = False,
+    backend: str = "auto",
+    check: bool = True,
+) -> Tensor:
+    """The total similarity along `monotone`'s labels: (..., T, S) -> (...); differentiable."""
+    similarity = torch.as_tensor(similarity)
+    labels = monotone(similarity, lengths, visit_all=visit_all, backend=backend, check=check)
+    along = similarity.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return torch.where(labels >= 0, along, torch.zeros_like(along)).sum(-1)
 
 
-def _stay_or_next(best: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    previous = torch.cat([torch.full_like(best[:, :1], -torch.inf), best[:, :-1]], 1)
-    moved = (previous >= best) & (column > 0)
-    return torch.where(moved, previous, best), column - moved.long()
+def soft_monotone(
+    similarity: Tensor,
+    gamma: float = 0.1,
+    lengths: Lengths = None,
+    *,
+    visit_all: bool = False,
+    backend: str = "auto",
+    check: bool = True,
+) -> Tensor:
+    """gamma log of the sum over all monotone labellings of exp(total / gamma): (..., T, S) -> (...).
+
+    Its gradient are the posteriors: the probability of each label at each frame. `visit_all`: over the
+    labellings that visit every step (a problem with fewer rows than steps has none, and takes free jumps)."""
+    _check_gamma(gamma)
+    p = problems(similarity, lengths, check=check)
+    value, weights = _soft(p, gamma, visit_all, backend, p.wants_gradient)
+    if p.wants_gradient:
+        assert weights is not None
+        value = Value.apply(p.matrix, value, weights)
+    return p.back(value)
+
+
+def monotone_posteriors(
+    similarity: Tensor,
+    gamma: float = 0.1,
+    lengths: Lengths = None,
+    *,
+    visit_all: bool = False,
+    backend: str = "auto",
+    check: bool = True,
+) -> Alignment:
+    """The value of `soft_monotone` and its posteriors (..., T, S): rows sum to 1, zeros beyond."""
+    _check_gamma(gamma)
+    p = problems(torch.as_tensor(similarity).detach(), lengths, check=check)
+    value, weights = _soft(p, gamma, visit_all, backend, True)
+    assert weights is not None
+    return Alignment(p.back(value), p.back(weights))
+
+
+def _soft(
+    p: Problems, gamma: float, visit_all: bool, backend: str, want: bool
+) -> tuple[Tensor, Tensor | None]:
+    kernels: Any = choose(backend, p, gamma=gamma)
+    matrix = p.matrix.detach()
+    if not visit_all:
+        return kernels.soft_labels(matrix, p.t, p.s, gamma, want)
+    value, weights = kernels.soft(-matrix, p.t, p.s, STAY_OR_NEXT, gamma, want)
+    enough = p.t >= p.s
+    if matrix.device.type == "cpu" and bool(enough.all()):
+        return -value, weights
+    free, free_weights = kernels.soft_labels(matrix, p.t, p.s, gamma, want)
+    value = torch.where(enough, -value, free)
+    return value, None if weights is None else torch.where(enough[..., None, None], weights, free_weights)
+
+
+def _bounded(p: Problems) -> Problems:
+    """Infinities as numbers larger than any sum of the others, so that a way through them still compares."""
+    if p.finite or (p.largest == 0 and p.matrix.device.type != "cpu"):
+        return p
+    bound = 4 * p.matrix.shape[2] * (1 + p.largest)
+    return replace(p, matrix=p.matrix.nan_to_num(nan=0.0, posinf=bound, neginf=-bound))

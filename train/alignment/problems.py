@@ -1,42 +1,57 @@
-"""What every alignment does first: one flat batch of problems, with the lengths of each."""
+"""What every alignment does first: a grid of problems in one form, with the two lengths of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError
 
-Lengths = Tensor | Sequence[int] | int | None
+#: None: all is real. A tuple (rows, columns), each None, a number or one per problem. Or a tensor (..., 2).
+Lengths = Any
 
 
 @dataclass(frozen=True)
 class Problems:
-    """`matrix` (B, T, S) floating; `t`, `s` (B,) int64 lengths; `shape` the leading shape to return answers
-    in."""
+    """`matrix` (G, L, T, S) floating, in whatever memory layout it came; `t`, `s` (G, L) int64 lengths;
+    `shape` the leading shape in which answers go back. `finite`: there is no infinity; on a CPU what lies
+    beyond the lengths are finite numbers in any case. `largest`: the largest finite size, 0 where nobody
+    looked."""
 
     matrix: Tensor
     t: Tensor
     s: Tensor
     shape: torch.Size
+    finite: bool
+    largest: float
+
+    @property
+    def wants_gradient(self) -> bool:
+        return self.matrix.requires_grad and torch.is_grad_enabled()
 
     @property
     def inside(self) -> Tensor:
-        """(B, T, S) bool: True within the lengths."""
-        rows = torch.arange(self.matrix.shape[1], device=self.t.device) < self.t[:, None]
-        columns = torch.arange(self.matrix.shape[2], device=self.s.device) < self.s[:, None]
-        return rows[:, :, None] & columns[:, None, :]
+        """(G, L, T, S) bool: True within the lengths."""
+        rows = torch.arange(self.matrix.shape[2], device=self.t.device) < self.t[..., None]
+        columns = torch.arange(self.matrix.shape[3], device=self.s.device) < self.s[..., None]
+        return rows[..., :, None] & columns[..., None, :]
+
+    def back(self, answer: Tensor) -> Tensor:
+        """(G, L, ...) in the leading shape that was given."""
+        return answer.reshape((*self.shape, *answer.shape[2:]))
 
 
-def problems(matrix: Tensor, lengths_t: Lengths, lengths_s: Lengths, *, check: bool = True) -> Problems:
-    """Flatten `(..., T, S)` and its lengths. Half precision is raised to float32: sums over paths need the
+def problems(matrix: Tensor, lengths: Lengths = None, *, check: bool = True) -> Problems:
+    """`(..., T, S)` and its lengths as a grid. Half precision is raised to float32: sums over paths need the
     digits.
 
-    Lengths broadcast against the leading shape. `check=False` leaves out the tests that make the host wait
-    for the device (lengths in range, no NaN inside); shapes are always tested.
+    `check=False` leaves out the tests that make the host wait for a device (lengths in range, no NaN
+    inside); shapes are always tested.
     """
     matrix = torch.as_tensor(matrix)
     if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
@@ -44,31 +59,68 @@ def problems(matrix: Tensor, lengths_t: Lengths, lengths_s: Lengths, *, check: b
     if not matrix.is_floating_point() or matrix.element_size() < 4:
         matrix = matrix.float()
     shape = matrix.shape[:-2]
-    flat = matrix.reshape(shape.numel(), *matrix.shape[-2:])
-    t = _lengths(lengths_t, shape, flat.shape[1], "lengths_t", matrix.device, check)
-    s = _lengths(lengths_s, shape, flat.shape[2], "lengths_s", matrix.device, check)
-    made = Problems(flat, t, s, shape)
-    if check and bool((flat.isnan() & made.inside).any()):
+    lanes = shape[-1] if shape else 1
+    grid = matrix.reshape(shape.numel() // lanes if lanes else 0, lanes, *matrix.shape[-2:])
+    rows, columns = _both(lengths)
+    t = _lengths(rows, shape, grid, 2, "row lengths", check)
+    s = _lengths(columns, shape, grid, 3, "column lengths", check)
+    made = Problems(grid, t, s, shape, finite=False, largest=0.0)
+    if not grid.numel():
+        return made
+    if not check and grid.device.type != "cpu":  # the kernels there mask by themselves
+        return made
+    high = _largest(grid.detach())
+    if math.isfinite(high):
+        return replace(made, finite=True, largest=high)
+    made = replace(made, matrix=torch.where(made.inside, grid, grid.new_zeros(())))
+    real = made.matrix.detach()
+    if check and bool(real.isnan().any()):
         raise StepclipError("NaN inside the lengths of a matrix to align", "numbers, or infinities")
-    return made
+    return replace(made, largest=float(real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max()))
 
 
-def _lengths(
-    given: Lengths, shape: torch.Size, most: int, name: str, device: torch.device, check: bool
-) -> Tensor:
+def _largest(matrix: Tensor) -> float:
+    if matrix.device.type == "cpu" and find_spec("numba"):
+        from .cpu.look import largest
+
+        return largest(matrix)
+    return float(matrix.abs().max())
+
+
+def _both(lengths: Lengths) -> tuple[Any, Any]:
+    if lengths is None:
+        return None, None
+    if isinstance(lengths, tuple):
+        if len(lengths) == 2:
+            return lengths
+        raise StepclipError(f"a tuple of {len(lengths)} lengths", "(rows, columns)")
+    if isinstance(lengths, list):
+        raise StepclipError(
+            "lengths as a list", "a tuple (rows, columns), or a tensor (..., 2) with both of each problem"
+        )
+    both = torch.as_tensor(lengths)
+    if both.ndim < 1 or both.shape[-1] != 2:
+        raise StepclipError(
+            f"lengths of shape {tuple(both.shape)}", "a tuple (rows, columns), or a tensor (..., 2)"
+        )
+    return both[..., 0], both[..., 1]
+
+
+def _lengths(given: Any, shape: torch.Size, grid: Tensor, axis: int, name: str, check: bool) -> Tensor:
+    longest = grid.shape[axis]
     if given is None:
-        return torch.full((shape.numel(),), most, dtype=torch.int64, device=device)
-    lengths = torch.as_tensor(given, device=device)
+        return torch.full(grid.shape[:2], longest, dtype=torch.int64, device=grid.device)
+    lengths = torch.as_tensor(given, device=grid.device)
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise StepclipError(f"{name} of type {lengths.dtype}", "whole numbers")
     try:
-        lengths = lengths.to(torch.int64).broadcast_to(shape).reshape(-1)
+        lengths = lengths.to(torch.int64).broadcast_to(shape).reshape(grid.shape[:2])
     except RuntimeError:
         raise StepclipError(
             f"{name} of shape {tuple(lengths.shape)}", f"one per problem: {tuple(shape)}"
         ) from None
-    if check and bool(((lengths < 1) | (lengths > most)).any()):
+    if check and bool(((lengths < 1) | (lengths > longest)).any()):
         raise StepclipError(
-            f"{name} from {int(lengths.min())} to {int(lengths.max())}", f"lengths from 1 to {most}"
+            f"{name} from {int(lengths.min())} to {int(lengths.max())}", f"lengths from 1 to {longest}"
         )
     return lengths

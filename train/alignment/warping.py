@@ -1,104 +1,183 @@
-"""Dynamic time warping (Sakoe and Chiba 1978), the hard form, as a wavefront over anti-diagonals.
+"""Dynamic time warping (Sakoe and Chiba 1978) and its soft form (Cuturi and Blondel, ICML 2017).
 
 ```
-(t-1, s-1)  (t-1, s)       D[t, s] = cost[t, s] + min( D[t-1, s-1], D[t-1, s], D[t, s-1] )
+(t-1, s-1)  (t-1, s)       D[t, s] = cost[t, s] + min or softmin( D[t-1, s-1], D[t-1, s], D[t, s-1] )
          \\  |
-(t, s-1) - (t, s)          all cells of one anti-diagonal t + s depend only on the two diagonals before
+(t, s-1) - (t, s)          from (0, 0) to (len_t - 1, len_s - 1)
 ```
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from ...cache.errors import StepclipError, nearest
-from .problems import Lengths, problems
+from ...cache.errors import StepclipError
+from .backends import Value, choose
+from .normalise import Normalise, check_normalise, normaliser
+from .patterns import DTW, Pattern
+from .problems import Lengths, Problems, problems
 
-Normalise = Literal["none", "sum", "max"]
-_INF = float("inf")
+
+class Alignment(NamedTuple):
+    """`value` (...); `weights` (..., T, S): ones on the path, in the soft forms the probability that a path
+    goes through each cell; zeros beyond the lengths. Their sum is the path's (expected) length."""
+
+    value: Tensor
+    weights: Tensor
+
+    def paths(self) -> list[Tensor]:
+        """Of a hard alignment: the path of each problem, flattened in order, int64 (P, 2), a cell a row."""
+        flat = self.weights.reshape(-1, *self.weights.shape[-2:])
+        # no path goes back, so its cells in reading order are its cells in order
+        return [one.nonzero() for one in flat]
 
 
 def dtw(
     cost: Tensor,
-    lengths_t: Lengths = None,
-    lengths_s: Lengths = None,
+    lengths: Lengths = None,
     *,
-    normalise: Normalise = "none",
+    band: int | None = None,
+    normalise: Normalise = "sum",
+    backend: str = "auto",
     check: bool = True,
 ) -> Tensor:
-    """The least total cost of a warping path from (0, 0) to (len_t - 1, len_s - 1), steps (1,1), (1,0),
-    (0,1).
+    """The least total cost of a warping path, steps (1,1), (1,0), (0,1): `cost` (..., T, S) -> (...).
 
-    `cost` (..., T, S); lengths broadcast to (...); returns (...). Differentiable: the gradient is the path
-    (shared between equal neighbours). An infinite cost forbids a cell. `normalise` divides the value by len_t
-    + len_s ("sum") or by max(len_t, len_s) ("max"). Time O(T + S) steps over whole batches.
+    `lengths`: a tuple (rows, columns), each a number or one per problem, or a tensor (..., 2); None: all is
+    real. An infinite cost forbids a cell; inf is returned where no way is left. `band`: cells further than
+    this from the line between the corners are forbidden (Sakoe-Chiba, in columns). Differentiable: the
+    gradient is a best path. Sums are in double precision on the CPU.
 
     Example: `dtw(torch.tensor([[0., 1.], [1., 0.]]))` is 0.
     """
-    if normalise not in get_args(Normalise):
-        known = get_args(Normalise)
-        raise StepclipError(
-            f"normalise={normalise!r}{nearest(str(normalise), known)}", f"one of {', '.join(known)}"
-        )
-    p = problems(cost, lengths_t, lengths_s, check=check)
-    diagonals = _skew(
-        p.matrix.masked_fill(~p.inside, 0.0)
-    )  # what lies beyond the lengths never reaches the answer
-    row, last = (p.t - 1)[None], p.t + p.s - 2
-    value = diagonals[0].gather(0, row)[0]
-    for d, diagonal in enumerate(_wavefront(diagonals)):
-        value = torch.where(last == d, diagonal.gather(0, row)[0], value)
-    if normalise == "sum":
-        value = value / (p.t + p.s)
-    elif normalise == "max":
-        value = value / torch.maximum(p.t, p.s)
-    return value.reshape(p.shape)
+    return _value(cost, lengths, DTW, None, band, normalise, backend, check)
 
 
-def dtw_path(cost: Tensor) -> Tensor:
-    """The path of `dtw` for one problem: `cost` (T, S) -> int64 (P, 2), from (0, 0) to (T-1, S-1), one cell a
-    row.
+def soft_dtw(
+    cost: Tensor,
+    gamma: float = 0.1,
+    lengths: Lengths = None,
+    *,
+    band: int | None = None,
+    normalise: Normalise = "sum",
+    backend: str = "auto",
+    check: bool = True,
+) -> Tensor:
+    """-gamma log of the sum over all warping paths of exp(-cost of the path / gamma): (..., T, S) -> (...).
 
-    Between equal ways the diagonal step is taken, then the step in t, then the step in s.
+    TempCLR's training distance at gamma 0.1 (section 1.2 of the method file); below `dtw` by at most gamma *
+    log(number of paths), and negative when many paths cost nothing. The gradient is `soft_dtw_alignment`.
     """
-    cost = torch.as_tensor(cost).detach()
+    return _value(cost, lengths, DTW, gamma, band, normalise, backend, check)
+
+
+def dtw_alignment(
+    cost: Tensor, lengths: Lengths = None, *, band: int | None = None, backend: str = "auto"
+) -> Alignment:
+    """The value of `dtw` and its path, as ones in (..., T, S). Between equal ways the diagonal step is taken,
+    then the step in t, then the step in s (seen from the end). No path (zeros) where the value is inf."""
+    return align(cost, lengths, DTW, None, band, backend)
+
+
+def soft_dtw_alignment(
+    cost: Tensor,
+    gamma: float = 0.1,
+    lengths: Lengths = None,
+    *,
+    band: int | None = None,
+    backend: str = "auto",
+) -> Alignment:
+    """The value of `soft_dtw` and the expected alignment: how likely a path at temperature gamma goes through
+    each cell. Its sum lies between max(len_t, len_s) and len_t + len_s - 1."""
+    return align(cost, lengths, DTW, gamma, band, backend)
+
+
+def dtw_path(cost: Tensor, *, band: int | None = None, backend: str = "auto") -> Tensor:
+    """The path of `dtw` for one problem: `cost` (T, S) -> int64 (P, 2), from (0, 0) to (T-1, S-1), one cell a
+    row. StepclipError where infinite costs leave no way."""
+    cost = torch.as_tensor(cost)
     if cost.ndim != 2:
         raise StepclipError(f"a cost of shape {tuple(cost.shape)}", "one problem: (T, S)")
-    p = problems(cost, None, None)
-    total = torch.stack([d[:, 0] for d in _wavefront(_skew(p.matrix))]).cpu().numpy()  # total[t + s, t]
-    t, s = cost.shape[0] - 1, cost.shape[1] - 1
-    path = [(t, s)]
-    while t or s:
-        before = [(t - 1, s - 1), (t - 1, s), (t, s - 1)]
-        t, s = min((c for c in before if min(c) >= 0), key=lambda c: total[c[0] + c[1], c[0]])
-        path.append((t, s))
-    return torch.tensor(path[::-1], dtype=torch.int64)
+    (path,) = dtw_alignment(cost, band=band, backend=backend).paths()
+    if not len(path):
+        raise StepclipError("a cost whose infinities leave no path", "a way from corner to corner")
+    return path
 
 
-def _skew(matrix: Tensor) -> Tensor:
-    """(B, T, S) -> (T+S-1, T, B): entry [d, t] is matrix[:, t, d-t], infinite where there is none.
+def align(
+    cost: Tensor,
+    lengths: Lengths,
+    pattern: Pattern,
+    gamma: float | None,
+    band: int | None = None,
+    backend: str = "auto",
+) -> Alignment:
+    """Value and weights of any pattern, hard (gamma None) or soft; no gradient."""
+    _check_gamma(gamma)
+    p = _banded(problems(torch.as_tensor(cost).detach(), lengths), band)
+    value, weights = _run(p, pattern, gamma, backend, True)
+    assert weights is not None
+    return Alignment(p.back(value), p.back(weights))
 
-    Rows padded to S+T and read as rows of S+T-1 shift each row by one more than the row above: a view, no
-    gather.
-    """
-    b, t, s = matrix.shape
-    padded = pad(matrix.permute(1, 2, 0), (0, 0, 0, t), value=_INF).reshape(t * (s + t), b)
-    return padded[: t * (s + t - 1)].reshape(t, s + t - 1, b).transpose(0, 1)
+
+def _value(
+    cost: Tensor,
+    lengths: Lengths,
+    pattern: Pattern,
+    gamma: float | None,
+    band: int | None,
+    normalise: str,
+    backend: str,
+    check: bool,
+) -> Tensor:
+    check_normalise(normalise)
+    _check_gamma(gamma)
+    p = problems(cost, lengths, check=check)
+    return p.back(pattern_value(_banded(p, band), pattern, gamma, normalise, backend))
 
 
-def _wavefront(diagonals: Tensor) -> list[Tensor]:
-    """The accumulated cost, diagonal by diagonal, each (T, B); the problem index innermost, so each step is
-    dense."""
-    wall = diagonals.new_full((1, diagonals.shape[2]), _INF)
-    older, old = torch.full_like(diagonals[0], _INF), diagonals[0]
-    done = [old]
-    for diagonal in diagonals[1:]:
-        up = torch.cat([wall, old[:-1]])
-        corner = torch.cat([wall, older[:-1]])
-        older, old = old, diagonal + torch.minimum(corner, torch.minimum(up, old))
-        done.append(old)
-    return done
+def pattern_value(
+    p: Problems, pattern: Pattern, gamma: float | None, normalise: str = "sum", backend: str = "auto"
+) -> Tensor:
+    """(G, L) of any pattern, differentiable."""
+    value, weights = _run(p, pattern, gamma, backend, p.wants_gradient or normalise == "path")
+    if p.wants_gradient:
+        assert weights is not None
+        value = Value.apply(p.matrix, value, weights)
+    by = normaliser(normalise, p.t, p.s, weights)
+    return value if by is None else value / by
+
+
+def _run(
+    p: Problems, pattern: Pattern, gamma: float | None, backend: str, want: bool
+) -> tuple[Tensor, Tensor | None]:
+    kernels: Any = choose(backend, p, gamma=gamma)
+    matrix = p.matrix.detach()
+    if gamma is None:
+        return kernels.hard(matrix, p.t, p.s, pattern, want)
+    return kernels.soft(matrix, p.t, p.s, pattern, gamma, want)
+
+
+def _check_gamma(gamma: float | None) -> None:
+    if gamma is not None and not 0 < gamma < float("inf"):
+        raise StepclipError(f"gamma={gamma}", "a positive number; for gamma = 0 the hard form")
+
+
+def _banded(p: Problems, band: int | None) -> Problems:
+    """The same problems with infinite costs off the band. The line runs from corner to corner, so a band of 0
+    keeps it; T > S widens a column of it to T / S rows."""
+    if band is None:
+        return p
+    if band < 0:
+        raise StepclipError(f"band={band}", "0 or more columns")
+    row = torch.arange(p.matrix.shape[2], device=p.t.device)[:, None]
+    column = torch.arange(p.matrix.shape[3], device=p.t.device)
+    t, s = (x[..., None, None].clamp(min=2) - 1 for x in (p.t, p.s))
+    # |column - row * s / t| <= band, or less than one step of the shorter side, in whole numbers
+    off = (column * t - row * s).abs()
+    far = (off > band * t) & (off >= torch.maximum(t, s))
+    return replace(p, matrix=p.matrix.masked_fill(far, float("inf")).contiguous(), finite=False)
