@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.errors import StepclipError
 from . import parts
 from .embed import content_free, embed, embed_raw
+from .neighbours import neighbours
 from .probe import linear_probe
 from .pseudolabels import pseudo_labels
 from .results import Results
@@ -83,6 +84,7 @@ def evaluate(
         results.details.trained, results.details.raw = trained, raw
         m = parts.Material(chosen, store, manifest, part, videos, trained, raw, bare, device, stage)
         parts.verification(results, m)
+        neighbours(results, m)
         stage("searching by text", None)
         parts.retrieval(results, m)
         stage("finding the steps", None)

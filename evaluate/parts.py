@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .controls import CONTROLS, EXPLAINED, control_distances
-from .distances import DISTANCES, POOLED, alignment, combined, diagonal, pair_rows, pooled
+from .distances import (
+    DISTANCES,
+    EXPLAINED_DISTANCES,
+    POOLED,
+    alignment,
+    combined,
+    diagonal,
+    pair_rows,
+    pooled,
+)
 from .embed import LAST_QUARTER, MIDDLE, Embedded, centred, embed_views, flatten_segments
 from .localisation import DRAWS, align_scripts, localise, mean_of, random_cuts, true_spans, uniform_split
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
@@ -29,12 +38,6 @@ if TYPE_CHECKING:
     from ..cache.manifest import Manifest, VideoRow
     from ..cache.store import FeatureStore
     from ..train.checkpoint import Checkpoint
-
-EXPLAINED_DISTANCES = {
-    "pooled": "squared distance of the L2-normalised video embeddings",
-    "alignment": "DTW of the frame embeddings",
-    "combined": "half and half, each in its own standard deviation",
-}
 
 
 @dataclass

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from ..train import losses
-from ..train.losses.frame_sentence import Labelling
+from ..train.losses import LABELLINGS, label_frames
 from .embed import MIDDLE, Embedded, blank_frames, centred, embed_raw, embed_views, raw_views
 from .localisation import DRAWS, Localisation, localise, mean_of, random_cuts, true_spans, uniform_split
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from .parts import Material
 
 BATCH = 256
+BLIND = ("uniform", "split")  # equal parts
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class PseudoLabels:
 
 
 def labellings() -> tuple[str, ...]:
-    """Every way of labelling that training knows."""
-    return tuple(getattr(losses, "LABELLINGS", get_args(Labelling)))
+    """Every way of labelling that training knows, but for those that look at nothing."""
+    return tuple(name for name in LABELLINGS if name not in BLIND)
 
 
 def label_views(
@@ -53,37 +51,33 @@ def label_views(
     scripts: Sequence[Sequence[str]],
     labelling: str,
     scale: float,
+    *,
+    padding: str = "zeros",
+    pad_to: int = 0,
+    seed: int = 0,
 ) -> list[np.ndarray]:
     """Labels (N,) of the frames of each video of `views` (see `embed_views`, `raw_views`) by its script.
 
-    `scale` is the factor of the cosines in training (the model's own; 1 / 0.07 for raw features).
+    `scale` is the factor of the cosines in training (the model's own; 1 / 0.07 for raw features). `padding`
+    and `pad_to` as in the recipe: what stands beyond the end of a script, which the official labellings see.
     """
     sentences = list(dict.fromkeys(s for script in scripts for s in script))
     place = {sentence: i for i, sentence in enumerate(sentences)}
     device = views.frames.device
     text = torch.as_tensor(store.text(sentences, "step"), device=device).float()
-    n = int(views.lengths[0])
-    frames = views.frames.view(len(views), n, -1)
-    longest = max(map(len, scripts))
+    beyond = text.mean(0, keepdim=True) if padding == "mean" else torch.zeros_like(text[:1])
+    text = torch.cat([text, beyond])
+    table = torch.full((len(scripts), max(pad_to, *map(len, scripts), 1)), len(sentences))
+    for i, script in enumerate(scripts):
+        table[i, : len(script)] = torch.tensor([place[s] for s in script])
+    lengths = torch.tensor([len(script) for script in scripts], device=device)
+    frames = views.frames.view(len(views), int(views.lengths[0]), -1)
     labels: list[np.ndarray] = []
-    for first in range(0, len(scripts), BATCH):
-        part = scripts[first : first + BATCH]
-        lengths = torch.tensor([len(script) for script in part], device=device)
-        steps = text.new_zeros(len(part), longest, text.shape[1])
-        for i, script in enumerate(part):
-            steps[i, : len(script)] = text[[place[s] for s in script]]
-        found = _label(frames[first : first + BATCH], steps, lengths, scale, labelling)
+    for part in torch.arange(len(scripts)).split(BATCH):
+        steps = text[table[part].to(device)]
+        found = label_frames(frames[part], steps, lengths[part], scale, labelling, seed=seed)
         labels += list(found.cpu().numpy())
     return labels
-
-
-def _label(frames: Tensor, steps: Tensor, lengths: Tensor, scale: float, labelling: str) -> Tensor:
-    if hasattr(losses, "label_frames"):
-        return torch.as_tensor(losses.label_frames(frames, steps, lengths, scale, labelling))
-    logits = scale * F.normalize(frames, dim=-1) @ F.normalize(steps, dim=-1).transpose(1, 2)
-    real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
-    log_p = logits.masked_fill(~real[:, None], -torch.inf).log_softmax(2)
-    return losses.pseudo_labels(log_p, lengths, labelling)  # type: ignore[arg-type]
 
 
 def score_labels(labels: Sequence[np.ndarray], views: Embedded, videos: Sequence[VideoRow]) -> Localisation:
@@ -100,31 +94,34 @@ def pseudo_labels(results: Results, m: Material) -> None:
     here = _labelled(m, m.videos, m.raw)
     if not here:
         return
-    trains = (
-        [v for v in m.manifest if v.split == "train" and v.video_id in m.store]
-        if results.split != "train"
-        else []
-    )
-    trains = [v for v in trains if true_spans(v) is not None]
-    there: dict[str, Any] = {}
-    if trains:
+    trains = [
+        v for v in m.manifest if v.split == "train" and v.video_id in m.store and true_spans(v) is not None
+    ]
+    there: dict[str, Localisation] = {}
+    if trains and results.split != "train":
         there = _labelled(m, trains, embed_raw(m.store, [v.video_id for v in trains], m.device))
-    used = m.checkpoint.recipe.loss.labels
+    loss = m.checkpoint.recipe.loss
+    official = getattr(loss, "fine_form", "corrected") == "official"
+    used = "uniform" if loss.labels in BLIND and not official else f"{'official-' * official}{loss.labels}"
     for name, result in here.items():
         kind = (
-            TRAINED if name in labellings() and name != "uniform" else CHANCE if name == "chance" else CONTROL
+            TRAINED if name in LABELLINGS and name not in BLIND else CHANCE if name == "chance" else CONTROL
         )
         both = PseudoLabels(there.get(name), result)
-        about = _LABELLINGS.get(name, "")
-        if kind == TRAINED:
-            about = about or "labelling of the trained frames"
-        results.pseudo_labels.append(Row(name, kind, both, about, kind == TRAINED and name == used))
+        results.pseudo_labels.append(Row(name, kind, both, _EXPLAINED.get(name, ""), name == used))
 
 
-_LABELLINGS = {
-    "viterbi": "any forward jump, trained frames",
-    "visit-all": "every sentence visited, trained frames",
+_EXPLAINED = {
+    "viterbi": "any forward jump",
+    "visit-all": "every sentence visited",
     "prior": "likewise, each near its share of the video",
+    "sort": "the best sentence of each frame, sorted",
+    "soft-monotone": "posteriors of all forward paths, the largest",
+    "soft-visit-all": "likewise of the paths that visit every sentence",
+    "soft-prior": "likewise, each near its share of the video",
+    "official-sort": "as released: noise on the cosines, padding sentences compete, then sorted",
+    "official-viterbi": "as released: raw cosines multiplied, padding sentences compete",
+    "official-split": "as released: rounded equal parts",
     "raw visit-all": "every sentence visited, raw CLIP frames",
     "centred visit-all": "the same, each video's mean frame taken off",
     "uniform": "equal parts, what a clock knows",
@@ -133,7 +130,7 @@ _LABELLINGS = {
 }
 
 
-def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[str, Any]:
+def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[str, Localisation]:
     """The score of each labelling of the videos whose times are known, trained ones first."""
     known = [
         v for v in videos if true_spans(v) is not None and all(m.store.has_text(s, "step") for s in v.steps)
@@ -145,21 +142,22 @@ def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[st
     n = m.checkpoint.model.frames
     views = embed_views(m.checkpoint, m.store, ids, MIDDLE, m.device)
     scale = float(torch.as_tensor(getattr(m.checkpoint.model, "scale_frame", 1 / 0.07)).detach())
-    found = {}
-    for name in labellings():
-        if name != "uniform":
-            found[name] = score_labels(label_views(views, m.store, scripts, name, scale), views, known)
+    data = m.checkpoint.recipe.data
+    how: dict[str, Any] = {"padding": getattr(data, "padding", "zeros"), "pad_to": getattr(data, "pad_to", 0)}
+
+    def scored(embedded: Embedded, labelling: str, factor: float) -> Localisation:
+        labels = label_views(embedded, m.store, scripts, labelling, factor, seed=m.seed, **how)
+        return score_labels(labels, views, known)
+
+    found = {name: scored(views, name, scale) for name in labellings()}
     if m.raw_text:
         mine = raw.take([raw.row(v) for v in ids])
-        for name, embedded in (("raw", mine), ("centred", centred(mine))):
-            labels = label_views(raw_views(embedded, n, MIDDLE), m.store, scripts, "visit-all", 1 / 0.07)
-            found[f"{name} visit-all"] = score_labels(labels, views, known)
+        found["raw visit-all"] = scored(raw_views(mine, n, MIDDLE), "visit-all", 1 / 0.07)
+        found["centred visit-all"] = scored(raw_views(centred(mine), n, MIDDLE), "visit-all", 1 / 0.07)
     found["uniform"] = score_labels([uniform_split(n, len(s)) for s in scripts], views, known)
     blank = blank_frames(m.checkpoint, m.raw).frames.float()
     free = replace(views, frames=blank.expand(len(known), -1, -1).flatten(0, 1))
-    found["content-free"] = score_labels(
-        label_views(free, m.store, scripts, "visit-all", scale), views, known
-    )
+    found["content-free"] = scored(free, "visit-all", scale)
     rng = np.random.default_rng(m.seed)
     draws = [score_labels([random_cuts(n, len(s), rng) for s in scripts], views, known) for _ in range(DRAWS)]
     found["chance"] = mean_of(draws)

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from .embed import Embedded
     from .selection import Selection
 
-PARTS = ("verification", "distances", "retrieval", "matching", "localisation", "pseudo_labels", "probe")
+PARTS = (
+    "verification",
+    "distances",
+    "neighbours",
+    "retrieval",
+    "matching",
+    "localisation",
+    "pseudo_labels",
+    "probe",
+)
 WIDE = 125  # columns of a terminal from which each row says what it is
 
 TRAINED, CONTROL, CHANCE = "trained", "control", "chance"
@@ -89,6 +98,7 @@ class Results:
     matching: list[Row] = field(default_factory=list)
     localisation: list[Row] = field(default_factory=list)
     distances: list[Row] = field(default_factory=list)
+    neighbours: list[Row] = field(default_factory=list)
     pseudo_labels: list[Row] = field(default_factory=list)
     probe: list[Row] = field(default_factory=list)
     selection: Selection | None = None
@@ -122,6 +132,9 @@ class Results:
         if self.distances:
             asked = "The same pairs by other distances, on three and on one view of each video."
             add("distances", "Verification by distance", asked, DISTANCES, self.distances)
+        if found := _first(self.neighbours, Retrieval):
+            asked = f"Which other video is the same? {found.queries} ask, each among {found.gallery} others."
+            add("neighbours", "Video-to-video search", asked, RETRIEVAL, self.neighbours)
         if found := _first(self.retrieval, Retrieval):
             asked = f"Which video follows this text? {found.queries} scripts, {found.gallery} videos."
             add("retrieval", "Retrieval", asked, RETRIEVAL, self.retrieval)

@@ -153,9 +153,9 @@ def verification_auc(
 
 def recorded(checkpoint: Path, split: str) -> Selection:
     """How training itself came to this checkpoint, from its meta.json, for an evaluation on `split`."""
-    meta = read_json(checkpoint / "meta.json")
-    by = (meta.get("selection") or {}).get("by", LAST)
+    says = read_json(checkpoint / "meta.json").get("selection") or {}
     step = step_of(checkpoint)
+    by = says.get("by", LAST) if says.get("step", step) == step else LAST
     if by == "val":
         return Selection(BEST_VAL, step, "val", on_test=split == "val")
     if by == BEST_ON_TEST:

@@ -164,7 +164,7 @@ def test_saved_and_printed(world: World, tmp_path) -> None:  # type: ignore[no-u
         results.print(console)
         text = console.export_text()
         titles = [part.title for part in results.parts()]
-        assert len(titles) == 8
+        assert len(titles) == 9
         for name in (*CONTROLS, *titles):
             assert name in text
         assert "…" not in text, "a figure was cut off"
@@ -191,7 +191,11 @@ def test_what_a_split_lacks_is_left_out_and_said(world: World) -> None:
         and "localisation is left out" in said
         and "no matching list" in said
     )
-    assert [part.title for part in results.parts()] == ["Retrieval", "Linear probe"]
+    assert [part.title for part in results.parts()] == [
+        "Video-to-video search",
+        "Retrieval",
+        "Linear probe",
+    ]
     one_sided = replace(world.manifest, pairs=tuple(p for p in world.manifest.pairs if p.matched))
     results = evaluate(run, world.store, one_sided, device="cpu", progress=False)
     assert not results.verification and "0 unmatched" in "\n".join(results.notes)

@@ -65,9 +65,13 @@ def test_every_labelling_finds_what_is_planted_and_chance_does_not(world: World)
     draws = [score_labels([random_cuts(16, len(s), rng) for s in scripts], views, videos) for _ in range(5)]
     chance = mean_of(draws)
     assert chance.iou == pytest.approx(np.mean([d.iou for d in draws])) and chance.steps == even.steps
-    assert scored["uniform"] == even and chance.frame_accuracy < even.frame_accuracy
+    assert chance.frame_accuracy < even.frame_accuracy
     assert scored["visit-all"].frame_accuracy > 0.95
     assert scored["viterbi"].frame_accuracy > even.frame_accuracy + 0.1
+    # what was released lets padding sentences compete: on a model that sees everything it labels worse
+    noisy = label_views(views, world.store, scripts, "official-sort", 1 / 0.07, pad_to=20)
+    assert max(x.max() for x in noisy) > max(map(len, scripts))
+    assert score_labels(noisy, views, videos).frame_accuracy < even.frame_accuracy
     # batches do not matter, and neither does who else is in one
     alone = replace(views.take([5]))
     one = label_views(alone, world.store, [scripts[5]], "visit-all", 1 / 0.07)[0]

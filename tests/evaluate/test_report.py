@@ -60,7 +60,7 @@ def test_whole_page(world: World, results, tmp_path) -> None:  # type: ignore[no
     assert (
         path == tmp_path / "report.html" and page.tags.count("img") == 8
     )  # ROC, distances, kinds, training, pseudo-labels, two maps, timelines
-    assert page.tags.count("table") == 8 and "script" not in page.tags and "link" not in page.tags
+    assert page.tags.count("table") == 9 and "script" not in page.tags and "link" not in page.tags
     assert "Left out" not in page.words
     for word in (
         "mean-pool",

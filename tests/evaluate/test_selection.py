@@ -46,7 +46,8 @@ def run(split_world: World, tmp_path_factory) -> Path:  # type: ignore[no-untype
         torch.manual_seed(seed)
         weights = StepModel(model, DIM, DIM).state_dict()
         meta = {"step": step, "fingerprint": split_world.store.fingerprint.fields, "metrics": {}}
-        meta |= {"feature_dim": DIM, "text_dim": DIM}
+        meta |= {"feature_dim": DIM, "text_dim": DIM, "stepclip": "0", "steps": STEPS[-1], "videos": 12}
+        meta |= {"parameters": 1, "precision": "fp32", "digest": split_world.store.fingerprint.digest}
         save_checkpoint(
             folder / "checkpoints", recipe=recipe, weights=weights, state={}, meta=meta, keep=len(STEPS)
         )
@@ -126,7 +127,8 @@ def test_what_was_chosen_on_the_test_says_so_wherever_it_shows(
 
 
 def test_what_training_recorded_is_believed(run: Path, split_world: World, tmp_path: Path) -> None:
-    """A trainer that selects writes its choice down; the reader gives that checkpoint for the run."""
+    """A trainer that selects writes its choice down; the reader gives that checkpoint for the run. One that
+    was only the newest then says which was the best, and is not it."""
     import shutil
 
     copy = tmp_path / "run"
@@ -134,13 +136,16 @@ def test_what_training_recorded_is_believed(run: Path, split_world: World, tmp_p
     last = copy / "checkpoints" / "00003000"
     meta = json.loads((last / "meta.json").read_text())
     for by, on_test in (("val", False), ("best-on-test", True), ("last", False)):
-        (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": by, "metric": "auc"}}))
+        (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": by, "step": 3000}}))
         path, found = selected(copy, split_world, "selected")
         assert path == last and found.on_test == on_test and found.label == ""
-    (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": "val"}}))
+    (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": "val", "step": 3000}}))
     path, found = selected(copy, split_world, "best-val")
     assert path == last and not found.tried and "as training recorded" in str(found)
     assert load_checkpoint(copy).step == 3000
+    (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": "val", "step": 200}}))
+    assert str(selected(copy, split_world, "last")[1]) == "last checkpoint (step 3000)"
+    assert selected(copy, split_world, "best-val")[1].tried
 
 
 def test_faults(run: Path, split_world: World, tmp_path: Path) -> None:
