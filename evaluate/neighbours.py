@@ -66,7 +66,7 @@ def neighbours(results: Results, m: Material) -> None:
             "distances by alignment are left out of it"
         )
     quoted = m.distance if ordered else "pooled"
-    step = m.stage("searching by video", (5 if quoted != "pooled" else 4) * len(a) if ordered else 1)
+    step = m.stage("searching by video", (3 if quoted == "pooled" else 4) * len(a) if ordered else 1)
     found = {"pooled": pooled(m.trained.video, a, b)}
     if ordered:
         found["alignment"] = alignment(m.trained, a, b, step=step)

@@ -19,6 +19,7 @@ from .distances import (
     diagonal,
     pair_rows,
     pooled,
+    soft_alignment,
 )
 from .embed import LAST_QUARTER, MIDDLE, Embedded, centred, embed_views, flatten_segments
 from .localisation import DRAWS, align_scripts, localise, mean_of, random_cuts, true_spans, uniform_split
@@ -104,7 +105,7 @@ def verification(results: Results, m: Material) -> None:
         return
     a, b = pair_rows(m.trained, [(pair.video_a, pair.video_b) for pair in pairs])
     results.details.unmatched = np.array([not pair.matched for pair in pairs])
-    step = m.stage("verifying pairs", (4 if m.distance == "pooled" else 5) * len(pairs))
+    step = m.stage("verifying pairs", (5 if m.distance == "pooled" else 6) * len(pairs))
     found = {"pooled": pooled(m.trained.video, a, b), "alignment": alignment(m.trained, a, b, step=step)}
     found["combined"] = combined(found["pooled"], found["alignment"])
     for name in CONTROLS:
@@ -153,30 +154,27 @@ def _other_distances(
     step: Callable[[int], None],
 ) -> None:
     three, one = m.views(0, 1, 2), m.middle
+
+    def both(distance: Callable[[Embedded], np.ndarray]) -> ByViews:
+        return ByViews(score(distance(three)), score(distance(one)))
+
     about = {
-        "norm-l2": "squared distance of the L2-normalised video embeddings, the papers'",
+        "norm-l2": "squared distance of the L2-normalised video embeddings, as released",
+        "euclid": "its root, as the papers write it",
         "l2": "squared distance of the video embeddings as they are",
         "l1": "sum of absolute differences of the video embeddings",
         "cos": "1 - cosine of the video embeddings",
     }
-    rows = [
-        Row(
-            kind,
-            TRAINED,
-            ByViews(score(pooled(three.video, a, b, kind)), score(pooled(one.video, a, b, kind))),
-        )
-        for kind in POOLED
-    ]
-    rows = [
-        Row(r.name, r.kind, r.result, about[r.name], r.name == "norm-l2" and m.distance == "pooled")
-        for r in rows
-    ]
-    aligned = ByViews(score(alignment(three, a, b, step=step)), score(alignment(one, a, b, step=step)))
-    straight = ByViews(score(diagonal(three, a, b)), score(diagonal(one, a, b)))
-    rows += [
-        Row("diagonal", TRAINED, straight, "segment t against segment t, mean of 1 - cosine, no warping"),
-        Row("dtw of segments", TRAINED, aligned, "DTW of the segments' embeddings"),
-    ]
+    rows = []
+    for kind in POOLED:
+        result = both(lambda e, kind=kind: pooled(e.video, a, b, kind))  # type: ignore[misc]
+        rows.append(Row(kind, TRAINED, result, about[kind], kind == "norm-l2" and m.distance == "pooled"))
+    for name, distance, what in (
+        ("diagonal", lambda e: diagonal(e, a, b), "segment t against segment t, mean of 1 - cosine"),
+        ("dtw of segments", lambda e: alignment(e, a, b, step=step), "DTW of the segments' embeddings"),
+        ("soft dtw", lambda e: soft_alignment(e, a, b), "soft-DTW divergence of the segments' embeddings"),
+    ):
+        rows.append(Row(name, TRAINED, both(distance), what))
     for name in ("alignment", "combined"):
         what = f"{EXPLAINED_DISTANCES[name]}, of every cached frame"
         rows.append(Row(name, TRAINED, ByViews(scored[name], None), what, name == m.distance))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from stepclip.evaluate.distances import (
     distance_of,
     pair_rows,
     pooled,
+    soft_alignment,
 )
 from stepclip.evaluate.embed import Embedded, flatten_segments
 from stepclip.evaluate.verification import verify
@@ -50,6 +53,7 @@ def test_pooled_distances_by_hand() -> None:
     x, y = e.video.numpy().astype(float)[a], e.video.numpy().astype(float)[b]
     cos = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     assert pooled(e.video, a, b) == pytest.approx(2 - 2 * cos, abs=1e-12)
+    assert pooled(e.video, a, b, "euclid") == pytest.approx(np.sqrt(np.clip(2 - 2 * cos, 0, None)), abs=1e-7)
     assert pooled(e.video, a, b, "cos") == pytest.approx(1 - cos, abs=1e-12)
     assert pooled(e.video, a, b, "l2") == pytest.approx(((x - y) ** 2).sum(1))
     assert pooled(e.video, a, b, "l1") == pytest.approx(np.abs(x - y).sum(1))
@@ -155,6 +159,45 @@ def test_diagonal_is_the_loop_over_segments() -> None:
     assert diagonal(e, np.array([0, 2]), np.array([1, 0])) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(StepclipError, match="different numbers of frames"):
         diagonal(made([6, 5]), np.array([0]), np.array([1]))
+
+
+def test_the_released_distances_of_a_known_cosine(shared_data: Path) -> None:
+    """The golden file has the released distances, not their vectors: of NormL2 the cosine is enough. Its
+    `cos` is a similarity."""
+    golden = json.loads((shared_data / "golden" / "weaksvr.json").read_text())["dist"]
+    angle = np.arccos(golden["cos"])
+    video = torch.from_numpy(
+        np.concatenate([[[1.7, 0.0]], 0.4 * np.stack([np.cos(angle), np.sin(angle)], 1)])
+    )
+    a, b = np.zeros(3, int), np.array([1, 2, 3])
+    assert pooled(video, a, b, "norm-l2") == pytest.approx(golden["NormL2"], abs=1e-9)
+    assert 1 - pooled(video, a, b, "cos") == pytest.approx(golden["cos"], abs=1e-9)
+
+
+def literal_soft_dtw(cost: np.ndarray, gamma: float) -> float:
+    total = np.full((cost.shape[0] + 1, cost.shape[1] + 1), np.inf)
+    total[0, 0] = 0
+    for i in range(1, len(total)):
+        for j in range(1, total.shape[1]):
+            before = np.array([total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]])
+            total[i, j] = cost[i - 1, j - 1] - gamma * np.log(np.exp(-before / gamma).sum())
+    return float(total[-1, -1])
+
+
+def test_soft_alignment_is_the_literal_divergence() -> None:
+    e = made([5, 5, 5])
+    x = e.frames.numpy().astype(float).reshape(3, 5, 8)
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+
+    def soft(i: int, j: int) -> float:
+        return literal_soft_dtw(1 - x[i] @ x[j].T, 0.1)
+
+    pairs = [(0, 1), (2, 0), (1, 1)]
+    expected = [(soft(i, j) - (soft(i, i) + soft(j, j)) / 2) / 10 for i, j in pairs]
+    a, b = np.array(pairs).T
+    assert soft_alignment(e, a, b) == pytest.approx(expected, abs=1e-6)
+    assert soft_alignment(e, a, b)[2] == pytest.approx(0, abs=1e-7) and min(expected[:2]) > 0.01
+    assert soft_alignment(e, a[:0], b[:0]).shape == (0,)
 
 
 def test_a_recipe_s_distance_by_name() -> None:

@@ -188,6 +188,13 @@ def test_wdr_golden_value() -> None:
     result = verify(np.array(golden["preds"]), pairs, Manifest(tuple(videos), tuple(pairs)))
     assert result.wdr == pytest.approx(golden["value"], abs=1e-12)
     assert result.wdr_constant == pytest.approx((1 / 2 + 1 / 13 + 1 / 1) / 3)
+    plain = [
+        literal_edit(tuple(bank[a]), tuple(bank[b]), 1)
+        for a, b in zip(golden["labels1"], golden["labels2"], strict=True)
+    ]
+    far = [d / e for d, e in zip(golden["preds"], plain, strict=True) if e]
+    assert result.wdr_levenshtein == pytest.approx(np.mean(far) / golden["preds"][0])
+    assert result.wdr_levenshtein != pytest.approx(result.wdr)
 
 
 def test_wdr_of_equal_distances_on_csv_is_the_measured_one() -> None:
