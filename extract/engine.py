@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -104,7 +105,8 @@ def extract(
                 add_texts(writer, encoder, manifest, paragraph_mode, report)
             else:
                 size = decoded_size(encoder)
-                plan = Plan(decoder, sampling, size, square=size == encoder.image_size)
+                threads = math.ceil(usable_cores() / workers)
+                plan = Plan(decoder, sampling, size, size == encoder.image_size, threads)
                 jobs = [Job(index, row.path, row.start, row.end) for index, row in enumerate(todo.rows)]
                 run = Run(todo.rows, writer, encoder, report, display, max_failures=max_failures)
                 with DecodePool(jobs, plan, workers=workers, timeout=timeout) as pool:

@@ -44,12 +44,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """How all videos are decoded. size: as in `Decoder.stream`; square: keep the middle square only."""
+    """How all videos are decoded. size: as in `Decoder.stream`; square: keep the middle square only; threads:
+    of each process, 0 for as many as there are cores.
+    """
 
     decoder: str
     sampling: Sampling
     size: int | None = None
     square: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,7 @@ def _decode_videos(connection: Connection, plan: Plan) -> None:
 
     try:
         decoder = get_decoder(plan.decoder)
+        decoder.threads = plan.threads
     except StepclipError as error:
         connection.send(("unusable", error))
         return

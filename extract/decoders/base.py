@@ -99,6 +99,7 @@ class Decoder(ABC):
 
     name: ClassVar[str]
     version: str = ""
+    threads: int = 0  # that decode one video, where the library can be told; 0: as many as it likes
 
     @abstractmethod
     def stream(

@@ -80,6 +80,13 @@ def probe(path: str | os.PathLike[str]) -> Probe:
         )
 
 
+def share_out(stream: Any, threads: int) -> None:
+    """Decode the stream on so many threads; 0: on as many as there are cores."""
+    if stream.codec_context is not None:  # else its codec is unknown, and decoding says so
+        stream.thread_type = "NONE" if threads == 1 else "AUTO"
+        stream.codec_context.thread_count = threads
+
+
 def declared_rate(stream: Any) -> float:
     """Frames per second by the container's account, 0.0 if it gives none."""
     return float(stream.average_rate or stream.guessed_rate or 0)

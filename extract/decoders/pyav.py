@@ -38,7 +38,7 @@ from .base import (
     end_of,
     weaksvr_instants,
 )
-from .container import Probe, declared_duration, declared_rate, opened, probe
+from .container import Probe, declared_duration, declared_rate, opened, probe, share_out
 from .listing import Listing, list_frames
 from .seeking import SEEKABLE, SKIP, Astray, Sought, jumps
 
@@ -78,7 +78,7 @@ class PyAVDecoder(Decoder):
                 numbers = [number for _, number in chosen]
                 if any(jumps(listing, numbers)):
                     finish = check_complete(path, plan, 0)
-                    sought = Sought(container, video, listing).frames(numbers)
+                    sought = Sought(container, video, listing, self.threads).frames(numbers)
                     try:
                         for (time, _), frame in zip(chosen, sought, strict=True):
                             yield time, convert(frame)
@@ -88,7 +88,7 @@ class PyAVDecoder(Decoder):
                     except Astray:
                         container, video = stack.enter_context(opened(path))
             for careful in (False, True):
-                picks, reader = copy(picker), _Reader(container, video, careful)
+                picks, reader = copy(picker), _Reader(container, video, careful, self.threads)
                 try:
                     for place, (time, frame) in enumerate(picks(reader.frames())):
                         if place >= len(given):
@@ -194,10 +194,10 @@ class _Reader:
     the end of the last frame left out.
     """
 
-    def __init__(self, container: Any, stream: Any, careful: bool) -> None:
+    def __init__(self, container: Any, stream: Any, careful: bool, threads: int = 0) -> None:
         self.container, self.stream, self.careful = container, stream, careful
         self.bad, self.detail, self.backwards, self.dropped = 0, "", 0, 0.0
-        stream.thread_type = "NONE" if careful else "AUTO"
+        share_out(stream, 1 if careful else threads)
         rate = declared_rate(stream)
         self.usual = 1 / rate if rate else 0.04
         self.clock = _Clock(container, stream)

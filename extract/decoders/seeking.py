@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 
+from .container import share_out
 from .listing import Listing
 
 SEEKABLE = ("mov", "matroska", "flv")  # containers in which packets are found again by their time
@@ -32,9 +33,9 @@ def jumps(listing: Listing, wanted: Sequence[int]) -> list[bool]:
 class Sought:
     """Reads chosen frames of the stream of an open container. Where anything is amiss it raises Astray."""
 
-    def __init__(self, container: Any, stream: Any, listing: Listing) -> None:
+    def __init__(self, container: Any, stream: Any, listing: Listing, threads: int = 0) -> None:
         self.container, self.stream, self.listing = container, stream, listing
-        stream.thread_type = "AUTO"
+        share_out(stream, threads)
         self.packets = container.demux(stream)
         self.position = 0  # packets read so far
         self.ready: deque[Any] = deque()  # decoded and not looked at

@@ -153,10 +153,10 @@ def in_threads(encode: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.
 
 
 def fills(device: str, batch: int) -> int:
-    """How many images keep a device at work: a batch, on a CPU one for each thread of `in_threads`."""
+    """How many images keep a device at work: a batch, on a CPU two for each thread of `in_threads`."""
     import torch
 
-    return batch * torch.get_num_threads() if device == "cpu" else batch
+    return 2 * batch * torch.get_num_threads() if device == "cpu" else batch
 
 
 def sha256_of(files: Iterable[Path]) -> str:

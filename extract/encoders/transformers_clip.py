@@ -38,10 +38,13 @@ class TransformersCLIP:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         self.precision = resolve_precision(precision, self.device, parameters)
         self.model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        in_place(self.model)
         self.dim = int(model.config.projection_dim)
         self.image_size = preprocess.crop
         self.context = int(model.config.text_config.max_position_embeddings)
-        self.batch = 256 if self.device != "cpu" else 32
+        self.batch = (
+            256 if self.device != "cpu" else 16
+        )  # what lies between two layers stays in a core's cache
         self.at_once = fills(self.device, self.batch)
         self._end = self._checked_end()
         self._vision: Callable[[torch.Tensor], torch.Tensor] = self._pooled
@@ -183,6 +186,24 @@ class TransformersCLIP:
                 "another id for the end token (2 is kept for old configs)",
             )
         return int(end)
+
+
+class _QuickGELU(torch.nn.Module):
+    """x sigmoid(1.702 x), to the last digit as transformers has it, with one new tensor instead of three.
+
+    A CPU spends a quarter of a small CLIP's time on them.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, 1.702).sigmoid_().mul_(x)
+
+
+def in_place(model: torch.nn.Module) -> None:
+    """Let every QuickGELU of a model that is not trained work in place."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child).__name__ == "QuickGELUActivation":
+                setattr(parent, name, _QuickGELU())
 
 
 def weight_files(folder: Path) -> list[Path]:
