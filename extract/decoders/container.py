@@ -80,6 +80,11 @@ def probe(path: str | os.PathLike[str]) -> Probe:
         )
 
 
+def codec_of(stream: Any) -> str:
+    """The name of its codec, "" where that is unknown."""
+    return "" if stream.codec_context is None else str(stream.codec_context.codec.canonical_name)
+
+
 def share_out(stream: Any, threads: int) -> None:
     """Decode the stream on so many threads; 0: on as many as there are cores."""
     if stream.codec_context is not None:  # else its codec is unknown, and decoding says so

@@ -1,10 +1,10 @@
 """Decoding with PyAV, the default: exact times, every common codec, and it gets past damaged packets.
 
 Frames are read one after the other, except where frames that nobody wants can be passed over: if the packets
-of the container are known exactly (mp4, mkv, webm, flv) and it pays (`seeking.SKIP`), decoding goes on from
-the key frame before the next wanted frame. Every frame found so must have the time that its packet promised,
-and every key frame be one by the decoder's own account; if not, all is read from the start. So the frames are
-those of reading all of them.
+of the container are known exactly (mp4, mkv, webm, flv) and it pays (`seeking.pays`), decoding goes on from
+the key frame before the next wanted frame, or leaves out what nothing is predicted from. Every frame found so
+must have the time that its packet promised, and every key frame be one by the decoder's own account; if not,
+all is read from the start. So the frames are those of reading all of them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from .base import (
     end_of,
     weaksvr_instants,
 )
-from .container import Probe, declared_duration, declared_rate, opened, probe, share_out
+from .container import Probe, codec_of, declared_duration, declared_rate, opened, probe, share_out
 from .listing import Listing, list_frames
-from .seeking import SEEKABLE, SKIP, Astray, Sought, jumps
+from .seeking import LEAN, SEEKABLE, SKIP, THIN, Astray, Sought, pays
 
 __all__ = ["Probe", "PyAVDecoder", "picker_for", "probe"]
 
@@ -69,14 +69,15 @@ class PyAVDecoder(Decoder):
             container, video = stack.enter_context(opened(path))
             declared = declared_duration(container, video)
             can_seek = any(kind in container.format.name for kind in SEEKABLE)
-            sparse = begin > SEEK_FROM or _between(sampling, declared_rate(video)) >= SKIP
+            enough = THIN if codec_of(video) in LEAN else SKIP
+            sparse = begin > SEEK_FROM or _between(sampling, declared_rate(video)) >= enough
             listing = list_frames(path) if sampling.counts or (can_seek and sparse) else None
             picker = picker_for(path, sampling, begin, end, declared, listing)
             if listing is not None and listing.exact and can_seek:
                 plan = copy(picker)
                 chosen = list(plan(listing.shown()))
                 numbers = [number for _, number in chosen]
-                if any(jumps(listing, numbers)):
+                if pays(listing, numbers, codec_of(video)):
                     finish = check_complete(path, plan, 0)
                     sought = Sought(container, video, listing, self.threads).frames(numbers)
                     try:

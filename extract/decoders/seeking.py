@@ -1,4 +1,8 @@
-"""Frames of a listing read from the key frames before them, over what nobody wants in between."""
+"""Frames of a listing read from the key frames before them, over what nobody wants in between.
+
+Over whole stretches it jumps; and of an H.264 video the frames on the way that no other is predicted from are
+not decoded (their packets say so), which is every second one or more of most videos.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from typing import Any
 
 import av
 
-from .container import share_out
+from .container import codec_of, share_out
 from .listing import Listing
 
 SEEKABLE = ("mov", "matroska", "flv")  # containers in which packets are found again by their time
 SKIP = 12  # packets: fewer are decoded rather than passed over
 NEAR = 64  # packets: fewer are read and dropped rather than sought past
+LEAN = ("h264",)  # codecs in which a packet says that no frame is predicted from it
+THIN = 2  # frames for each one wanted: fewer are decoded one and all
 
 
 class Astray(Exception):
@@ -30,6 +36,13 @@ def jumps(listing: Listing, wanted: Sequence[int]) -> list[bool]:
     return found
 
 
+def pays(listing: Listing, wanted: Sequence[int], codec: str) -> bool:
+    """Whether to pass over anything for the frames `wanted`, rather than decode all one after the other."""
+    reach, count = (wanted[-1] + 1, len(wanted)) if wanted else (0, 0)
+    thin = count < reach and THIN * count <= reach + 1
+    return (codec in LEAN and thin) or any(jumps(listing, wanted))
+
+
 class Sought:
     """Reads chosen frames of the stream of an open container. Where anything is amiss it raises Astray."""
 
@@ -41,10 +54,13 @@ class Sought:
         self.ready: deque[Any] = deque()  # decoded and not looked at
         self.drained = False
         self.key: int | None = None  # the tick of the key frame that has to come out first
+        self.lean = codec_of(stream) in LEAN
+        self.wanted: set[int] = set()  # ticks
 
     def frames(self, wanted: Sequence[int]) -> Iterator[Any]:
         """The frames of these (increasing) numbers."""
         leaps = [*jumps(self.listing, wanted), True]  # after the last one nothing more is to be read
+        self.wanted = {int(self.listing.ticks[frame]) for frame in (0, *wanted)}
         if wanted and wanted[0]:
             self._find(0, drain=leaps[0])  # times count from the first frame: it must be the listing's
         for place, frame in enumerate(wanted):
@@ -64,6 +80,8 @@ class Sought:
                     if found.pts > self.key or not found.key_frame:
                         raise Astray
                     self.key = None
+                if found.is_corrupt and self.key is None:  # what is wanted may be predicted from it
+                    raise Astray
                 if found.pts >= tick:
                     if found.pts > tick or found.is_corrupt:
                         raise Astray
@@ -73,6 +91,9 @@ class Sought:
             self._decode(None if drain and self.position > packet else self._read())
 
     def _decode(self, packet: Any) -> None:
+        if self.lean and packet is not None:
+            skip = "DEFAULT" if packet.pts in self.wanted else "NONREF"
+            self.stream.codec_context.skip_frame = skip
         try:
             self.ready.extend(self.stream.decode(packet))
         except av.EOFError:

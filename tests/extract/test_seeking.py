@@ -85,7 +85,7 @@ def compare(zoo: Zoo, watched: type[Watched], monkeypatch: pytest.MonkeyPatch, f
         for trim in TRIMS:
             found = result(zoo(file), sampling, trim)
             with monkeypatch.context() as patch:
-                patch.setattr(pyav, "jumps", lambda *_: [])
+                patch.setattr(pyav, "pays", lambda *_: False)
                 expected = result(zoo(file), sampling, trim)
             assert same(found, expected), (sampling, trim)
     assert watched.jumped
@@ -126,8 +126,48 @@ def test_jumps_are_made_where_they_pay(zoo: Zoo, monkeypatch: pytest.MonkeyPatch
         found = result(zoo("2-minutes.mkv"), sampling, trim)
         assert (Watched.jumped, Watched.astray) == (jumps, 0), sampling
         with monkeypatch.context() as patch:
-            patch.setattr(pyav, "jumps", lambda *_: [])
+            patch.setattr(pyav, "pays", lambda *_: False)
             assert same(found, result(zoo("2-minutes.mkv"), sampling, trim))
+
+
+H264 = ("h264.mp4", "h264.mkv", "h264.flv", "fragments.mp4", "open-gop.mp4", "refreshed.mp4", "vfr.mp4")
+NEEDED = ("refreshed.mp4", "interlaced.mp4")  # every one of their frames
+
+
+@pytest.mark.parametrize("file", [*H264, "10-bit.mp4", "interlaced.mp4", "edited.mp4", "turned90.mp4"])
+def test_frames_that_no_other_needs_are_left_out_and_the_rest_is_the_same(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """By the packets of H.264; of those that are decoded each frame comes out to the last bit."""
+
+    class Counted(seeking.Sought):
+        out = astray = 0
+
+        def _decode(self, packet):
+            before = len(self.ready)
+            super()._decode(packet)
+            Counted.out += len(self.ready) - before
+
+        def frames(self, wanted):
+            try:
+                yield from super().frames(wanted)
+            except seeking.Astray:
+                Counted.astray += 1
+                raise
+
+    monkeypatch.setattr(pyav, "Sought", Counted)
+    frames = len(get_decoder("pyav").decode(zoo(file), Sampling(all=True)).times)
+    assert not Counted.out
+    for sampling in (Sampling(every=4), Sampling(fps=1.7), Sampling(frames=5), Sampling(every=2)):
+        for threads in (0, 1):
+            decoder, Counted.out = get_decoder("pyav"), 0
+            decoder.threads = threads
+            found = decoder.decode(zoo(file), sampling)
+            assert Counted.out > 0 and not Counted.astray, sampling
+            assert Counted.out < frames or file in NEEDED or sampling.every == 2, sampling
+            with monkeypatch.context() as patch:
+                patch.setattr(pyav, "pays", lambda *_: False)
+                assert same(found, result(zoo(file), sampling, (None, None))), (sampling, threads)
 
 
 def test_damage_beside_the_way_does_not_matter_and_on_it_is_seen(zoo: Zoo, tmp_path: Path) -> None:
