@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..cache.errors import StepclipError, nearest
-from .distances import alignment, distance_of, pooled
+from .distances import distance_of
 from .embed import Embedded, centred, flatten_segments
 
 CONTROLS = ("mean-pool", "flat", "dtw-raw", "dtw-centred", "duration", "clock", "content-free", "chance")
@@ -33,6 +33,18 @@ EXPLAINED = {
     "content-free": "the trained model, all frames replaced by their mean",
     "chance": "no distance tells anything",
 }
+
+
+EMBEDDED = ("mean-pool", "flat", "dtw-raw", "dtw-centred")
+
+
+def control_embedding(name: str, raw: Embedded) -> tuple[Embedded, str]:
+    """What the control `name` of EMBEDDED embeds videos as, and the distance it uses: pooled or alignment."""
+    if name == "mean-pool":
+        return raw, "pooled"
+    if name == "flat":
+        return flatten_segments(raw), "pooled"
+    return (raw if name == "dtw-raw" else centred(raw)), "alignment"
 
 
 def control_distances(
@@ -53,14 +65,9 @@ def control_distances(
     `content_free`). chance: 1 for every pair, whose WDR is that of equal distances (`methods/weaksvr.md`
     5.2).
     """
-    if name == "mean-pool":
-        return pooled(raw.video, a, b)
-    if name == "flat":
-        return pooled(flatten_segments(raw).video, a, b)
-    if name == "dtw-raw":
-        return alignment(raw, a, b, step=step)
-    if name == "dtw-centred":
-        return alignment(centred(raw), a, b, step=step)
+    if name in EMBEDDED:
+        embedded, kind = control_embedding(name, raw)
+        return distance_of(kind, embedded, a, b, step=step)
     if name == "duration":
         long = np.maximum(raw.durations[a], raw.durations[b])
         return np.abs(raw.durations[a] - raw.durations[b]) / np.maximum(long, 1e-9)

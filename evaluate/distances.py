@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..cache.errors import StepclipError, nearest
-from ..train.alignment import dtw, soft_dtw
+from ..train.alignment import dtw, pairs, soft_dtw
 from .embed import Embedded
 
 POOLED = ("norm-l2", "euclid", "l2", "l1", "cos")
@@ -20,6 +20,7 @@ EXPLAINED_DISTANCES = {
     "combined": "half and half, each in its own standard deviation",
 }
 CHUNK_BYTES = 256 << 20
+BLOCK = 128  # videos that are aligned with as many others at once
 SAME = 1e-6
 GAMMA = 0.1  # of the soft alignment
 
@@ -38,19 +39,24 @@ def pooled(video: torch.Tensor, a: np.ndarray, b: np.ndarray, kind: str = "norm-
     (`methods/weaksvr.md` 5.1); euclid: its root, as the papers write it; l2: squared Euclidean; l1: sum of
     absolute differences; cos: 1 - cosine (the official `cos` is a similarity, so its AUC comes out inverted).
     """
-    x, y = video[torch.as_tensor(a)].double(), video[torch.as_tensor(b)].double()
-    if kind in ("norm-l2", "euclid"):
-        value = (F.normalize(x, dim=-1) - F.normalize(y, dim=-1)).square().sum(-1)
-        value = value.sqrt() if kind == "euclid" else value
-    elif kind == "l2":
-        value = (x - y).square().sum(-1)
-    elif kind == "l1":
-        value = (x - y).abs().sum(-1)
-    elif kind == "cos":
-        value = 1 - (F.normalize(x, dim=-1) * F.normalize(y, dim=-1)).sum(-1)
-    else:
+    if kind not in POOLED:
         raise StepclipError(f"unknown pooled distance {kind!r}{nearest(kind, POOLED)}", ", ".join(POOLED))
-    return value.cpu().numpy()
+    chunk = max(1, CHUNK_BYTES // (4 * 8 * video.shape[1]))
+    parts = zip(torch.as_tensor(a).split(chunk), torch.as_tensor(b).split(chunk), strict=True)
+    values = [_pooled(video[i].double(), video[j].double(), kind).cpu() for i, j in parts]
+    return torch.cat(values).numpy() if values else np.zeros(0)
+
+
+def _pooled(x: torch.Tensor, y: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "l1":
+        return (x - y).abs().sum(-1)
+    if kind == "l2":
+        return (x - y).square().sum(-1)
+    x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+    if kind == "cos":
+        return 1 - (x * y).sum(-1)
+    value = (x - y).square().sum(-1)
+    return value.sqrt() if kind == "euclid" else value
 
 
 def alignment(
@@ -157,6 +163,33 @@ def distance_of(
         return pooled(embedded.video, a, b)
     ordered = alignment(embedded, a, b, step=step)
     return ordered if kind == "alignment" else combined(pooled(embedded.video, a, b), ordered)
+
+
+def every_pair(
+    embedded: Embedded, kind: str = "alignment", *, step: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """Distance (V, V) between all videos: `pooled` (norm-l2) or `alignment`, as those of pairs are.
+
+    Videos are aligned in blocks of similar length, all of a block with all of another at once; `step(n)` is
+    told of every n pairs done.
+    """
+    if kind == "pooled":
+        unit = F.normalize(embedded.video.double(), dim=-1)
+        return (2 - 2 * unit @ unit.T).clamp(min=0).cpu().numpy()
+    frames = F.normalize(embedded.frames, dim=-1)
+    order = np.argsort(embedded.lengths, kind="stable")
+    out = np.zeros((len(embedded), len(embedded)))
+    blocks = [order[first : first + BLOCK] for first in range(0, len(order), BLOCK)]
+    padded = [_padded(frames, embedded.offsets[block], embedded.lengths[block]) for block in blocks]
+    for i, (mine, (x, nx)) in enumerate(zip(blocks, padded, strict=True)):
+        for theirs, (y, ny) in zip(blocks[: i + 1], padded[: i + 1], strict=True):
+            with torch.no_grad():
+                table = pairs(x, y, lengths_a=nx, lengths_b=ny, cost="cosine", normalise="L+N")
+            out[np.ix_(mine, theirs)] = table.double().cpu().numpy()
+            out[np.ix_(theirs, mine)] = out[np.ix_(mine, theirs)].T
+            if step:
+                step(len(mine) * len(theirs))
+    return out
 
 
 def combined(first: np.ndarray, second: np.ndarray, weight: float = 0.5) -> np.ndarray:

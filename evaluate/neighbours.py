@@ -8,12 +8,14 @@ everybody did it in an order of their own, it asks for those of its task.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .controls import CONTROLS, EXPLAINED, control_distances
-from .distances import DISTANCES, EXPLAINED_DISTANCES, alignment, combined, pooled
+from .controls import CONTROLS, EMBEDDED, EXPLAINED, control_distances, control_embedding
+from .distances import EXPLAINED_DISTANCES, combined, every_pair
+from .embed import Embedded
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
 from .retrieval import Retrieval, retrieve
 
@@ -35,18 +37,17 @@ def groups(videos: Sequence[VideoRow]) -> tuple[str, np.ndarray]:
     return "", np.zeros(len(videos), dtype=np.int64)
 
 
-def nearest_others(distances: np.ndarray, a: np.ndarray, b: np.ndarray, group: np.ndarray) -> Retrieval:
-    """Retrieval of each video's own group among the others, from the distance of every pair a < b.
+def nearest_others(distances: np.ndarray, group: np.ndarray) -> Retrieval:
+    """Retrieval of each video's own group among the others, from the distances (V, V) of all.
 
     Videos that are alone in their group ask for nothing, but are there to be found wrongly.
     """
-    scores = np.full((len(group), len(group)), -np.inf)  # no video finds itself
-    scores[a, b] = scores[b, a] = -distances
+    scores = -distances
+    np.fill_diagonal(scores, -np.inf)  # no video finds itself
     relevant = group[:, None] == group
     np.fill_diagonal(relevant, False)
     asks = relevant.any(1)
-    found = retrieve(scores[asks], relevant[asks])
-    return Retrieval(found.r1, found.r5, found.r10, found.medr, found.mrr, found.queries, len(group) - 1)
+    return replace(retrieve(scores[asks], relevant[asks]), gallery=len(group) - 1)
 
 
 def neighbours(results: Results, m: Material) -> None:
@@ -55,9 +56,6 @@ def neighbours(results: Results, m: Material) -> None:
     if not what:
         results.notes.append("video-to-video search is left out: no two videos are of one procedure or task")
         return
-    rows = np.array([m.trained.row(video.video_id) for video in m.videos])
-    i, j = np.triu_indices(len(rows), 1)
-    a, b = rows[i], rows[j]
     cells = int(m.trained.lengths.sum()) ** 2 // 2
     ordered = cells <= CELLS
     if not ordered:
@@ -66,18 +64,42 @@ def neighbours(results: Results, m: Material) -> None:
             "distances by alignment are left out of it"
         )
     quoted = m.distance if ordered else "pooled"
-    step = m.stage("searching by video", (3 if quoted == "pooled" else 4) * len(a) if ordered else 1)
-    found = {"pooled": pooled(m.trained.video, a, b)}
-    if ordered:
-        found["alignment"] = alignment(m.trained, a, b, step=step)
-        found["combined"] = combined(found["pooled"], found["alignment"])
-    for name in CONTROLS:
-        if ordered or not name.startswith("dtw"):
-            found[name] = control_distances(name, m.raw, a, b, bare=m.bare, distance=quoted, step=step)
-    for name, distances in found.items():
-        trained = name in DISTANCES
-        kind = TRAINED if trained else CHANCE if name == "chance" else CONTROL
-        about = EXPLAINED_DISTANCES[name] if trained else EXPLAINED[name]
-        result = nearest_others(distances, i, j, group)
+    raw, size = m.raw, len(m.videos)
+    step = m.stage("searching by video", (3 if quoted == "pooled" else 4) * size**2 // 2 if ordered else 1)
+
+    def add(name: str, kind: str, distances: np.ndarray, about: str) -> None:
+        result = nearest_others(distances, group)
         results.neighbours.append(Row(name, kind, result, about, name == quoted))
+
+    def trained(kind: str, embedded: Embedded) -> np.ndarray:
+        if kind != "combined":
+            return every_pair(embedded, kind, step=step)
+        return _combined(every_pair(embedded, "pooled"), every_pair(embedded, "alignment", step=step))
+
+    by_video = every_pair(m.trained, "pooled")
+    add("pooled", TRAINED, by_video, EXPLAINED_DISTANCES["pooled"])
+    if ordered:
+        by_frames = every_pair(m.trained, "alignment", step=step)
+        add("alignment", TRAINED, by_frames, EXPLAINED_DISTANCES["alignment"])
+        add("combined", TRAINED, _combined(by_video, by_frames), EXPLAINED_DISTANCES["combined"])
+        del by_frames
+    for name in CONTROLS:
+        if name in EMBEDDED:
+            embedded, kind = control_embedding(name, raw)
+            if kind == "pooled" or ordered:
+                add(name, CONTROL, every_pair(embedded, kind, step=step), EXPLAINED[name])
+        elif name == "content-free":
+            add(name, CONTROL, trained(quoted, m.bare).round(6), EXPLAINED[name])
+        else:
+            a, b = np.divmod(np.arange(size**2), size)
+            distances = control_distances(name, raw, a, b).reshape(size, size)
+            add(name, CHANCE if name == "chance" else CONTROL, distances, EXPLAINED[name])
     results.remarks["neighbours"] = [f"asked for: other videos of the same {what}"]
+
+
+def _combined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`distances.combined` of two tables (V, V): the pairs are what lies off the diagonal."""
+    off = ~np.eye(len(first), dtype=bool)
+    out = np.zeros_like(first)
+    out[off] = combined(first[off], second[off])
+    return out

@@ -18,6 +18,7 @@ from stepclip.evaluate.distances import (
     combined,
     diagonal,
     distance_of,
+    every_pair,
     pair_rows,
     pooled,
     soft_alignment,
@@ -149,6 +150,18 @@ def test_raw_is_the_mean_and_flat_the_segments(world) -> None:  # type: ignore[n
     views = np.mean([frames[edges[:-1] + i * quarter] for i in (1, 2, 3)], axis=0)
     flat = flatten_segments(base)
     assert flat.video[base.row("1.2-p1")].numpy() == pytest.approx(views.ravel(), abs=1e-4)
+
+
+def test_every_pair_is_what_the_pairs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    e = made([3, 30, 4, 7, 1, 12, 9])
+    a, b = np.divmod(np.arange(49), 7)
+    assert every_pair(e, "pooled").ravel() == pytest.approx(pooled(e.video, a, b), abs=1e-9)
+    whole = alignment(e, a, b)
+    assert every_pair(e).ravel() == pytest.approx(whole, abs=1e-5)
+    monkeypatch.setattr("stepclip.evaluate.distances.BLOCK", 3)
+    seen: list[int] = []
+    assert every_pair(e, step=seen.append).ravel() == pytest.approx(whole, abs=1e-5)
+    assert seen == [9, 9, 9, 3, 3, 1]
 
 
 def test_diagonal_is_the_loop_over_segments() -> None:
