@@ -152,7 +152,8 @@ def train_stage(
 ) -> tuple[RunPaths, FitResult]:
     """Stage two: train `recipe` (a name or a YAML file) on the training split, as `run` or DATASET-RECIPE.
 
-    Step times are taken out of the manifest first: training never sees them.
+    Step times are taken out of the manifest first: training never sees them. A recipe that evaluates while it
+    trains (evaluate.every) is watched as `watch.watch_for` says.
     """
     from ..cache.manifest import Manifest
     from ..train.recipe import list_recipes, load_recipe
@@ -163,12 +164,15 @@ def train_stage(
     resolved = load_recipe(recipe, list(overrides))
     out = layout.run(run or f"{paths.name}-{resolved.name}")
     from ..train import fit  # brings torch: after what needs no wait
+    from .watch import watch_for
 
+    manifest = Manifest.read(paths.manifest).without_truth()
     result = fit(
         resolved,
         paths.features,
-        Manifest.read(paths.manifest).without_truth(),
+        manifest,
         out.folder,
+        watch=watch_for(resolved, paths.features, manifest, device),
         resume=resume,
         device=device,
         progress=progress,

@@ -39,8 +39,8 @@ def edited_scripts(
     place = torch.arange(k + 1, device=device)
     swapped = torch.where(place == i[..., None], other[..., None], place)
     swapped = torch.where(place == other[..., None], i[..., None], swapped)
-    dropped = place + (place >= i[..., None])
-    inserted = place - (place > j[..., None])
+    dropped = place + (place >= i[..., None]).long()
+    inserted = place - (place > j[..., None]).long()
     kinds = kind[:, None]
     source = torch.where(kinds == 0, swapped, torch.where(kinds == 1, dropped, inserted))
     size = torch.where(kind == 0, n, torch.where(kind == 1, n - 1, n + 1))

@@ -135,6 +135,7 @@ class LossConfig(Section):
         "soft-monotone",
         "soft-visit-all",
         "soft-prior",
+        "soft-dtw",
     ] = Field(default="viterbi", description="how pseudo-labels are made")
     prior_spread: Positive = Field(
         default=0.15, description="of the labels prior and soft-prior: spread of a step's place in the video"

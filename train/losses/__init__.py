@@ -4,7 +4,6 @@ from .classification import classification_loss
 from .frame_sentence import FrameSentence, frame_log_p, frame_sentence_loss, gumbel
 from .frame_sentence_official import frame_sentence_official
 from .labelling import LABELLINGS, label_frames
-from .posteriors import monotone_posteriors
 from .pseudo_labels import pseudo_labels
 from .same_task import same_task_loss
 from .sequence_alignment import sequence_alignment_loss
@@ -22,7 +21,6 @@ __all__ = [
     "frame_sentence_official",
     "gumbel",
     "label_frames",
-    "monotone_posteriors",
     "pseudo_labels",
     "same_task_loss",
     "sequence_alignment_loss",

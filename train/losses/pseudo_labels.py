@@ -8,6 +8,7 @@
 | `sort` | the best sentence of each frame, the frames' labels then sorted (WeakSVR's released choice) |
 | `uniform` | equal parts, which looks at nothing: the baseline that the others must beat |
 | `soft-monotone`, `soft-visit-all`, `soft-prior` | the posteriors of these paths, not the best one |
+| `soft-dtw` | the expected warping path (soft-DTW), each frame's cells as shares |
 | `split` | no labels of frames: see `split.py` |
 """
 
@@ -19,8 +20,7 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError, nearest
-from ..alignment import monotone
-from .posteriors import monotone_posteriors
+from ..alignment import monotone, monotone_posteriors, soft_dtw
 
 Labelling = Literal[
     "viterbi",
@@ -32,6 +32,7 @@ Labelling = Literal[
     "soft-monotone",
     "soft-visit-all",
     "soft-prior",
+    "soft-dtw",
 ]
 PRIOR_SPREAD = 0.15  # of "prior": standard deviation of a sentence's place, as a share of the video
 
@@ -61,7 +62,12 @@ def pseudo_labels(
         middle = (torch.arange(log_p.shape[2], device=log_p.device) + 0.5) / lengths[:, None]
         off = (place[:, None] - middle[:, None]) / spread
         log_p = log_p - 0.5 * off.square()
+    if labelling == "soft-dtw":
+        with torch.enable_grad():  # the expected path is the gradient of the value
+            cost = (-log_p).detach().requires_grad_()
+            (cells,) = torch.autograd.grad(soft_dtw(cost, 1.0, (None, lengths), check=False).sum(), cost)
+        return cells / cells.sum(2, keepdim=True)
     free = labelling in ("viterbi", "soft-monotone")
     if labelling.startswith("soft"):
-        return monotone_posteriors(log_p, lengths, visit_all=not free)
+        return monotone_posteriors(log_p, 1.0, (None, lengths), visit_all=not free, check=False).weights
     return monotone(log_p, (None, lengths), visit_all=not free, check=False)
