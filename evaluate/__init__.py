@@ -19,6 +19,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "localise": "localisation",
     "matching": "retrieval",
+    "over_seeds": "seeds",
     "retrieve": "retrieval",
     "verify": "verification",
     "write_report": "report",

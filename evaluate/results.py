@@ -168,6 +168,7 @@ class Results:
             ("acc1", self.matching, lambda r: r.acc1),
             ("frame_accuracy", self.localisation, lambda r: r.frame_accuracy),
             ("iou", self.localisation, lambda r: r.iou),
+            ("pseudo_labels", self.pseudo_labels, lambda r: (r.train or r.split).frame_accuracy),
             ("probe", self.probe, lambda r: r.accuracy),
         ):
             for row in rows:
