@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from .todo import Retry, choose, quarantined
 GROUP = 32  # videos of one task, at most: what a killed worker costs
 LOST = "worker-lost"
 _encoders: dict[tuple[Any, ...], Encoder] = {}  # of a worker process: loaded once
+_turn = threading.Lock()  # a worker with several threads still works on one group at a time
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ def extract_group(task: Task) -> ExtractionReport:
     # chosen already by the coordinator: to be tried, whatever happened to them before
     retry = Retry(every=True, attempts=10**9)
     manifest = Manifest(task.rows)
-    encoder = task.encoder.load(place_of_worker())
-    return extract(manifest, task.out, encoder=encoder, retry=retry, progress=False, **task.options)
+    with _turn:
+        encoder = task.encoder.load(place_of_worker())
+        return extract(manifest, task.out, encoder=encoder, retry=retry, progress=False, **task.options)
 
 
 @cache
