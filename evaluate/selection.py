@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..train.checkpoint import Checkpoint
 
 SELECTED, LAST, BEST_VAL, BEST_ON_TEST = "selected", "last", "best-val", "best-on-test"
+ALL = "all"  # a split that holds every other
 RULES = (SELECTED, LAST, BEST_VAL, BEST_ON_TEST)
 
 
@@ -60,9 +61,11 @@ class Selection:
             return f"last checkpoint (step {self.step})"
         if not self.chosen_on:
             return f"checkpoint of step {self.step}"
-        among = f" of {len(self.tried)} kept" if self.tried else ", as training recorded"
-        where = f"split {self.chosen_on!r}" + (", THE ONE REPORTED" if self.on_test else "")
-        return f"checkpoint of step {self.step}: best{among} on {where}"
+        among = f" of {len(self.tried)} kept" if self.tried else ""
+        # training may have held out whole tasks instead of a split
+        where = f"split {self.chosen_on!r}" if self.tried or self.on_test else "validation, while training"
+        marked = ", THE ONE REPORTED" if self.on_test else ""
+        return f"checkpoint of step {self.step}: best{among} on {where}{marked}"
 
     def to_dict(self) -> dict[str, Any]:
         tried = [{"step": step, "auc": auc} for step, auc in self.tried]
@@ -115,7 +118,7 @@ def select_checkpoint(
     if (found := recorded(own, split)).rule == which:
         return own, found
     chosen_on = "val" if which == BEST_VAL else split
-    part = manifest if chosen_on == "all" else _split(manifest, chosen_on)
+    part = manifest if chosen_on == ALL else _split(manifest, chosen_on)
     tried = []
     advance = step(f"comparing checkpoints on {chosen_on}", len(kept)) if step else lambda n: None
     for path in kept:
@@ -130,7 +133,7 @@ def select_checkpoint(
         )
     best = int(np.nanargmax(values))  # the earliest of equal ones
     step_no = tried[best][0]
-    return kept[best], Selection(which, step_no, chosen_on, tuple(tried), on_test=chosen_on == split)
+    return kept[best], Selection(which, step_no, chosen_on, tuple(tried), on_test=split in (chosen_on, ALL))
 
 
 def verification_auc(
@@ -157,9 +160,9 @@ def recorded(checkpoint: Path, split: str) -> Selection:
     step = step_of(checkpoint)
     by = says.get("by", LAST) if says.get("step", step) == step else LAST
     if by == "val":
-        return Selection(BEST_VAL, step, "val", on_test=split == "val")
+        return Selection(BEST_VAL, step, "val", on_test=split in ("val", ALL))
     if by == BEST_ON_TEST:
-        return Selection(BEST_ON_TEST, step, "test", on_test=True)
+        return Selection(BEST_ON_TEST, step, "test", on_test=split in ("test", ALL))
     return Selection(LAST, step)
 
 

@@ -111,9 +111,11 @@ def _read_matching(path: Path, release: Release) -> None:
     if not path.is_file():
         release.passed.append(f"no {path.name}: no text-to-video matching lists")
         return
-    junk, strangers = [], []
+    junk, strangers, shadows = [], [], 0
     lists: dict[tuple[str, ...], MatchRow | None] = {}
-    for fields in read_lines(path):
+    for given in read_lines(path):
+        # label/._person is what macOS leaves beside label/person: the list means that video
+        fields = [given[0], *(name.replace("/._", "/") for name in given[1:])]
         label, candidates = fields[0], tuple(fields[1:])
         own = [place for place, name in enumerate(candidates) if name.rpartition("/")[0] == label]
         if label not in release.bank or len(own) != 1:
@@ -123,6 +125,7 @@ def _read_matching(path: Path, release: Release) -> None:
         if tuple(fields) in lists:
             continue
         lists[tuple(fields)] = None
+        shadows += fields != given
         if all(name in release.videos for name in candidates):
             split = release.videos[candidates[own[0]]][1]
             lists[tuple(fields)] = MatchRow(label, candidates, own[0], split)
@@ -131,7 +134,9 @@ def _read_matching(path: Path, release: Release) -> None:
     release.matching = [row for row in lists.values() if row is not None]
     release.rows["matching lists"] = len(lists)
     release.tell(path, junk, "lines that are no matching list")
-    release.tell(path, strangers, "lists with a video that is in no split (or a ghost)")
+    release.tell(path, strangers, "lists with a video that is in no split")
+    if shadows:
+        release.passed.append(f"{path.name}: {shadows} lists name a ghost of macOS (._*), read as its video")
     if repeated := release.rows["matching rows"] - len(lists):
         release.passed.append(f"{path.name}: {repeated} lists given more than once, kept once")
 

@@ -139,9 +139,10 @@ def test_what_training_recorded_is_believed(run: Path, split_world: World, tmp_p
         (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": by, "step": 3000}}))
         path, found = selected(copy, split_world, "selected")
         assert path == last and found.on_test == on_test and found.label == ""
+        assert selected(copy, split_world, "selected", "all")[1].on_test == (by != "last")
     (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": "val", "step": 3000}}))
     path, found = selected(copy, split_world, "best-val")
-    assert path == last and not found.tried and "as training recorded" in str(found)
+    assert path == last and not found.tried and "best on validation, while training" in str(found)
     assert load_checkpoint(copy).step == 3000
     (last / "meta.json").write_text(json.dumps(meta | {"selection": {"by": "val", "step": 200}}))
     assert str(selected(copy, split_world, "last")[1]) == "last checkpoint (step 3000)"

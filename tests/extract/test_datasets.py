@@ -42,7 +42,8 @@ def release(tmp_path: Path) -> Path:
         "1.1/cat 1.1 1.1/dan 1.1\n1.1/dan 1.1 1.2/cat 1.2\n1.1/eve 1.1 1.2/cat 1.2"
     )
     (notes / "splits" / "text_matching.txt").write_bytes(
-        b"1.1 1.1/cat 1.2/cat\r\n1.2 1.1/dan 1.2/cat\r\n1.1 1.1/cat 1.2/cat\r\n1.2 1.1/._cat 1.2/cat"
+        b"1.1 1.1/cat 1.2/cat\r\n1.2 1.1/dan 1.2/cat\r\n1.1 1.1/cat 1.2/cat\r\n1.2 1.1/._cat 1.2/cat\r\n"
+        b"1.1 1.1/cat 1.2/._eve"
     )
     (notes / "splits" / "transfer_train.txt").write_text("/their/disk/frames/1.1/cat 1.1\n/x/1.2/cat 1.2\n")
     (notes / "splits" / "transfer_test.txt").write_text("/x/1.1/dan 1.1\n/x/1.1/eve 1.1\nnothing\n")
@@ -78,13 +79,15 @@ def test_a_release_with_all_its_faults(release: Path):
     assert [(each.procedure, each.candidates, each.answer) for each in manifest.matching] == [
         ("1.1", ("1.1/cat", "1.2/cat"), 0),
         ("1.2", ("1.1/dan", "1.2/cat"), 1),
+        ("1.2", ("1.1/cat", "1.2/cat"), 1),
     ]
     for said in (
         "1 ghosts",
         "2 lines that are no pair",
         "1 pairs of videos that are in no split",
         "1 lists given more than once",
-        "1 lists with a video that is in no split",
+        "1 lists with a video that is in no split (such as '1.1 1.1/cat 1.2/eve')",
+        "2 lists name a ghost of macOS (._*), read as its video",
         "transfer_test.txt: passed over 1 lines that are no `folder label` (such as 'nothing')",
         "transfer_test.txt: passed over 1 videos that are in no split (such as '/x/1.1/eve 1.1')",
         "1 of 10 videos are missing (7.4/bob)",
@@ -194,7 +197,7 @@ def test_the_full_release_has_the_counts_of_the_paper(real: Path, tmp_path: Path
     kinds = Counter(pair.kind for pair in manifest.pairs if not pair.matched)
     assert kinds["order"] == 94 and set(kinds) == {"order", "deletion", "addition", "other"}
     assert len(manifest.steps()) == 105
-    assert len(manifest.matching) == 773  # of 775, two hold a ghost
+    assert len(manifest.matching) == 775  # two name a ghost and mean its video
     assert all(row.candidates[row.answer].startswith(f"{row.procedure}/") for row in manifest.matching)
     assert all(row.answer == int(row.procedure.split(".")[1]) - 1 for row in manifest.matching)
     assert Counter(each["transfer"] for each in loaded.extra.values()) == {"train": 689, "test": 185}
