@@ -18,12 +18,11 @@ import json
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import numpy as np
 from cache_layouts import BATCH, LAYOUTS, Data, Layout, add_videos, open_writer
 from cache_report import LARGE, PLAIN, checks, markdown, save
 from machine import machine
+from rounds import in_turn, measured
 
 from stepclip.cache import FeatureWriter
 
@@ -54,32 +54,6 @@ class Sizes:
 
 
 QUICK = Sizes(rounds=3, many=20_000, written=1 << 28, large=1_000_000_000, quick=True)
-
-
-def measured(rounds: Sequence[float], digits: int = 3) -> dict[str, Any]:
-    """Median and spread of what was measured, each round with it."""
-
-    def rounded(value: float) -> float:
-        return float(f"{value:.{digits}g}")
-
-    return {
-        "median": rounded(statistics.median(rounds)),
-        "spread": [rounded(min(rounds)), rounded(max(rounds))],
-        "rounds": [rounded(value) for value in rounds],
-    }
-
-
-def in_turn(rounds: int, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Every contender once a round, each time in another order; one round before counts for nothing."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
-    order = list(contenders)
-    for turn in range(rounds + 1):
-        random.Random(turn).shuffle(order)
-        for name in order:
-            value = contenders[name]()
-            if turn:
-                found[name].append(value)
-    return found
 
 
 def touch_memory(size: int) -> None:

@@ -19,7 +19,7 @@ def bench(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(project_root / "benchmarks"))
     before = set(sys.modules)
     yield import_module("bench_cache")
-    for name in {"bench_cache", "cache_layouts", "cache_report", "machine"} - before:
+    for name in {"bench_cache", "cache_layouts", "cache_report", "machine", "rounds"} - before:
         sys.modules.pop(name, None)
 
 

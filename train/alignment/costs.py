@@ -10,17 +10,19 @@
 
 The 0.01 of `tempclr` divides the cosines of unit vectors by 1.01. `log-softmax` serves localisation and is
 wrong for ranking: every frame has to choose among the steps (`methods/tempclr.md` 7.5).
+
+Where a cost is a sum of products, its constants are appended to the features, <[-u, 1], [v, 1]> = 1 - <u, v>:
+the matrix product gives the cost itself, and nothing passes over it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from ...cache.errors import StepclipError, nearest
 
@@ -29,19 +31,43 @@ TEMPCLR_EPSILON = 0.01
 
 @dataclass(frozen=True)
 class Cost:
-    """`unit`: features are L2-normalised first. `finish(product, u, v, real, temperature)` turns the inner
-    products (..., T, S), in any memory layout, into costs; u (..., T, 1) and v (..., 1, S) are squared norms
-    where the cost wants `sizes`, `real` (..., 1, S) marks real steps where it is `masked`. `bound`: no cost
-    is larger, None: unknown."""
+    """`left`, `right`: what the features (..., D) are made into before the product. `finish(product, u, v,
+    real, temperature)` makes the products (..., T, S), in any memory layout, into costs; u (..., T, 1) and
+    v (..., 1, S) are norms where the cost wants them, `real` (..., 1, S) marks real steps where it is
+    `masked`. `bound`: no cost is larger; None: unknown."""
 
-    unit: bool
-    finish: Callable[[Tensor, Any, Any, Tensor | None, float], Tensor]
+    left: Callable[[Tensor], Tensor]
+    right: Callable[[Tensor], Tensor]
+    finish: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, float], Tensor] | None = None
     bound: float | None = None
-    sizes: bool = False
+    norms: bool = False
     masked: bool = False
 
 
-def _log_softmax(p: Tensor, u: Any, v: Any, real: Tensor | None, temperature: float) -> Tensor:
+def _unit(x: Tensor) -> Tensor:
+    return normalize(x, dim=-1)
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return pad(x, (0, 1), value=1.0)
+
+
+def _tempclr(
+    p: Tensor, u: Tensor | None, v: Tensor | None, real: Tensor | None, temperature: float
+) -> Tensor:
+    assert u is not None and v is not None
+    return 1 - p / (u * v + TEMPCLR_EPSILON)
+
+
+def _positive(
+    p: Tensor, u: Tensor | None, v: Tensor | None, real: Tensor | None, temperature: float
+) -> Tensor:
+    return p.clamp(min=0) if torch.is_grad_enabled() and p.requires_grad else p.clamp_(min=0)
+
+
+def _log_softmax(
+    p: Tensor, u: Tensor | None, v: Tensor | None, real: Tensor | None, temperature: float
+) -> Tensor:
     logits = p / temperature
     if real is not None:
         logits = logits.masked_fill(~real, -torch.inf)
@@ -49,24 +75,16 @@ def _log_softmax(p: Tensor, u: Any, v: Any, real: Tensor | None, temperature: fl
     return cost if real is None else cost.masked_fill(~real, 0.0)
 
 
-def _tempclr(p: Tensor, u: Any, v: Any, real: Tensor | None, temperature: float) -> Tensor:
-    return 1 - p / (u.sqrt() * v.sqrt() + TEMPCLR_EPSILON)
-
-
-def _squared(p: Tensor, u: Any, v: Any, real: Tensor | None, temperature: float) -> Tensor:
-    return (u + v - 2 * p).clamp(min=0)
-
-
-def _one_minus(p: Tensor, u: Any, v: Any, real: Tensor | None, temperature: float) -> Tensor:
-    return 1 - p
-
-
 COSTS: dict[str, Cost] = {
-    "cosine": Cost(True, _one_minus, bound=2.001),
-    "tempclr": Cost(False, _tempclr, bound=2.001, sizes=True),
-    "dot": Cost(False, _one_minus),
-    "squared": Cost(False, _squared, sizes=True),
-    "log-softmax": Cost(True, _log_softmax, masked=True),
+    "cosine": Cost(lambda u: _with_one(-_unit(u)), lambda v: _with_one(_unit(v)), bound=2.001),
+    "tempclr": Cost(lambda u: u, lambda v: v, _tempclr, bound=2.001, norms=True),
+    "dot": Cost(lambda u: _with_one(-u), _with_one),
+    "squared": Cost(
+        lambda u: _with_one(torch.cat([-2 * u, u.square().sum(-1, keepdim=True)], -1)),
+        lambda v: torch.cat([_with_one(v), v.square().sum(-1, keepdim=True)], -1),
+        _positive,
+    ),
+    "log-softmax": Cost(_unit, _unit, _log_softmax, masked=True),
 }
 
 
@@ -89,15 +107,16 @@ def cost_matrix(
         raise StepclipError(
             f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}", "(..., T, D) and (..., S, D)"
         )
-    if kind.unit:
-        a, b = normalize(a, dim=-1), normalize(b, dim=-1)
+    product = kind.left(a) @ kind.right(b).transpose(-1, -2)
+    if kind.finish is None:
+        return product
     real = None
     if steps is not None and kind.masked:
         real = (torch.arange(b.shape[-2], device=b.device) < torch.as_tensor(steps)[..., None])[..., None, :]
-    u, v = (sizes(a)[..., None], sizes(b)[..., None, :]) if kind.sizes else (None, None)
-    return kind.finish(a @ b.transpose(-1, -2), u, v, real, temperature)
+    u, v = (norms(a)[..., None], norms(b)[..., None, :]) if kind.norms else (None, None)
+    return kind.finish(product, u, v, real, temperature)
 
 
-def sizes(x: Tensor) -> Tensor:
-    """Squared norms (...,) of (..., D); the gradient of their root is 0 at a vector of zeros."""
-    return x.square().sum(-1).clamp(min=1e-24)
+def norms(x: Tensor) -> Tensor:
+    """(..., D) -> (...); the gradient at a vector of zeros is 0."""
+    return x.square().sum(-1).clamp(min=1e-24).sqrt()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...cache.errors import StepclipError
 from .backends import choose
-from .problems import Lengths, Problems, problems
+from .problems import Lengths, Problems, detached, problems
 
 Drop = Tensor | float | None
 
@@ -77,17 +77,17 @@ def percentile_drop(cost: Tensor, share: float = 0.3, lengths: Lengths = None) -
     """The drop cost of the paper: the `share` quantile of a problem's own costs; (..., T, S) -> (...)."""
     if not 0 <= share <= 1:
         raise StepclipError(f"a quantile of {share}", "a share from 0 to 1")
-    p = problems(torch.as_tensor(cost).detach(), lengths)
+    p = problems(detached(cost), lengths)
     return p.back(_quantile(p, share))
 
 
 def _quantile(p: Problems, share: float) -> Tensor:
     cells = p.matrix.detach().masked_fill(~p.inside, float("inf")).flatten(2).sort(-1).values
-    place = share * (p.t * p.s - 1)  # linear between neighbours, as quantile() does
+    place = share * (p.t * p.s - 1).double()  # linear between neighbours, as quantile() does
     low = place.floor().long()
     a, b = (cells.gather(-1, k[..., None])[..., 0] for k in (low, (low + 1).minimum(p.t * p.s - 1)))
     weight = place - low
-    return torch.where(weight == 0, a, a + (b - a) * weight).to(p.matrix.dtype)
+    return torch.where((weight == 0) | (a == b), a, a + (b - a) * weight).to(p.matrix.dtype)
 
 
 def _drops(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .backends import Value, choose
 from .patterns import STAY_OR_NEXT
-from .problems import Lengths, Problems, problems
+from .problems import Lengths, Problems, detached, problems
 from .warping import Alignment, _check_gamma
 
 
@@ -40,7 +40,7 @@ def monotone(
     label wins. Infinite similarities count as very large ones. `check=False` for the inner loop of a
     training: no host wait.
     """
-    p = _bounded(problems(torch.as_tensor(similarity).detach(), lengths, check=check))
+    p = _bounded(problems(detached(similarity), lengths, check=check, infinite="both"))
     kernels: Any = choose(backend, p)
     if not visit_all:
         return p.back(kernels.labels(p.matrix, p.t, p.s))
@@ -82,7 +82,7 @@ def soft_monotone(
     Its gradient are the posteriors: the probability of each label at each frame. `visit_all`: over the
     labellings that visit every step (a problem with fewer rows than steps has none, and takes free jumps)."""
     _check_gamma(gamma)
-    p = problems(similarity, lengths, check=check)
+    p = problems(similarity, lengths, check=check, infinite="similarity")
     value, weights = _soft(p, gamma, visit_all, backend, p.wants_gradient)
     if p.wants_gradient:
         assert weights is not None
@@ -101,7 +101,7 @@ def monotone_posteriors(
 ) -> Alignment:
     """The value of `soft_monotone` and its posteriors (..., T, S): rows sum to 1, zeros beyond."""
     _check_gamma(gamma)
-    p = problems(torch.as_tensor(similarity).detach(), lengths, check=check)
+    p = problems(detached(similarity), lengths, check=check, infinite="similarity")
     value, weights = _soft(p, gamma, visit_all, backend, True)
     assert weights is not None
     return Alignment(p.back(value), p.back(weights))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from .normalise import Normalise, check_normalise
@@ -65,7 +64,7 @@ def _otam(
 ) -> Tensor:
     check_normalise(normalise)
     _check_gamma(gamma)
-    p = problems(torch.as_tensor(cost), lengths, check=check)
+    p = problems(cost, lengths, check=check)
     value = pattern_value(p, OTAM, gamma, normalise, backend)
     if symmetric:
         value = value + pattern_value(transposed(p), OTAM, gamma, normalise, backend)

@@ -7,17 +7,19 @@ chunks of a training step would not fit in memory together, they are computed ag
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ...cache.errors import StepclipError, nearest
-from .costs import Cost, find_cost, sizes
+from .costs import Cost, find_cost, norms
 from .normalise import check_normalise
 from .otam import transposed
 from .patterns import DTW, OTAM, SUBSEQUENCE, Pattern
-from .problems import Problems, problems
+from .problems import Problems, largest_size, problems
 from .transport import sinkhorn
 from .warping import _check_gamma, pattern_value
 
@@ -70,7 +72,8 @@ def pairs(
     if distance == "sinkhorn" and normalise != "sum":
         raise StepclipError(f"normalise={normalise!r} with sinkhorn", "'sum': its plan has mass 1")
     t, s = _lengths(lengths_a, a, "lengths_a", check), _lengths(lengths_b, b, "lengths_b", check)
-    a, b = _prepared(a, t, kind, "a", check), _prepared(b, s, kind, "b", check)
+    a = _prepared(a, None if lengths_a is None else t, "a", check)
+    b = _prepared(b, None if lengths_b is None else s, "b", check)
     if not len(a) or not len(b):
         return (a.sum() + b.sum()) * a.new_zeros(len(a), len(b))
 
@@ -81,11 +84,12 @@ def pairs(
     if a.device.type == "cpu" and count % LANES and count >= LANES // 2:
         b, s = pad(b, (0, 0, 0, 0, 0, -count % LANES)), pad(s, (0, -count % LANES), value=1)
 
-    right = _right(b)
-    v = sizes(b) if kind.sizes else None
+    u, v = (norms(a), norms(b)) if kind.norms else (None, None)
+    a, right = (kind.right(a), _right(kind.left(b))) if turned else (kind.left(a), _right(kind.right(b)))
 
-    def chunk(part: Tensor, lengths: Tensor, right: Tensor, v: Tensor | None) -> Tensor:
-        matrix = _costs(part, right, lengths if turned else s, v, b.shape[:2], kind, temperature, turned)
+    def chunk(part: Tensor, lengths: Tensor, u: Tensor | None, right: Tensor, v: Tensor | None) -> Tensor:
+        steps = lengths if turned else s
+        matrix = _costs(part, right, steps, u, v, b.shape[:2], kind, temperature, turned)
         rows, columns = lengths[:, None].expand(-1, len(s)), s[None].expand(len(part), -1)
         if turned:
             rows, columns = columns, rows
@@ -96,7 +100,8 @@ def pairs(
     again = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and one * len(a) > keep_bytes
     tables = []
     for first in range(0, len(a), size):
-        arguments = (a[first : first + size], t[first : first + size], right, v)
+        part = slice(first, first + size)
+        arguments = (a[part], t[part], None if u is None else u[part], right, v)
         tables.append(checkpoint(chunk, *arguments, use_reentrant=False) if again else chunk(*arguments))
     table = torch.cat(tables)
     return table.T if turned else table
@@ -114,6 +119,7 @@ def _costs(
     part: Tensor,
     right: Tensor,
     steps: Tensor,
+    u: Tensor | None,
     v: Tensor | None,
     other: torch.Size,
     kind: Cost,
@@ -128,12 +134,13 @@ def _costs(
         product = product.view(g, t, s, c).permute(0, 3, 1, 2)
     else:
         product = product.view(g, t, c, s).permute(0, 2, 1, 3)
-    u = sizes(part)[:, None, :, None] if kind.sizes else None
-    v = v[None, :, None, :] if v is not None else None
+    u = None if u is None else u[:, None, :, None]
+    v = None if v is None else v[None, :, None, :]
     if turned:
         product = product.transpose(-1, -2)
-        u, v = (None if x is None else x.transpose(-1, -2) for x in (u, v))
-        u, v = v, u
+        u, v = (None if x is None else x.transpose(-1, -2) for x in (v, u))
+    if kind.finish is None:
+        return product
     real = None
     if kind.masked:
         step = torch.arange(product.shape[3], device=product.device)
@@ -165,15 +172,16 @@ def _distance(
     return value
 
 
-def _prepared(x: Tensor, lengths: Tensor, kind: Cost, name: str, check: bool) -> Tensor:
-    """Float32 or better, zeros beyond the lengths, unit where the cost wants it."""
+def _prepared(x: Tensor, lengths: Tensor | None, name: str, check: bool) -> Tensor:
+    """Float32 or better, zeros beyond the lengths."""
     if not x.is_floating_point() or x.element_size() < 4:
         x = x.float()
-    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-    x = torch.where(real[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
-    if check and not bool(x.detach().isfinite().all()):
+    if lengths is not None:
+        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        x = torch.where(real[..., None], x, x.new_zeros(()))
+    if check and x.numel() and not math.isfinite(largest_size(x.detach())):
         raise StepclipError(f"NaN or infinity in the features {name}", "finite numbers within the lengths")
-    return normalize(x, dim=-1) if kind.unit else x
+    return x
 
 
 def _lengths(given: Tensor | None, x: Tensor, name: str, check: bool) -> Tensor:

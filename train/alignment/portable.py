@@ -52,7 +52,7 @@ def hard(
 def soft(
     matrix: Tensor, t: Tensor, s: Tensor, pattern: Pattern, gamma: float, want_expected: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    board = _Board(matrix, t, s, pattern)
+    board = _Board(_wide(matrix), t, s, pattern)
     totals: list[Tensor] = []
     shares = []
     for cost, before in board.sweep(totals):
@@ -61,8 +61,9 @@ def soft(
         if want_expected:
             shares.append(logits.softmax(0).nan_to_num(0.0))  # where there is no way at all: no shares
     value = board.at_end(totals)
+    values = value.to(matrix.dtype).view(t.shape)
     if not want_expected:
-        return value.view(t.shape), None
+        return values, None
     reached = torch.zeros_like(totals[0])
     after, after_next = (torch.zeros(3, *reached.shape, dtype=reached.dtype, device=reached.device),) * 2
     diagonals = []
@@ -74,7 +75,12 @@ def soft(
         diagonals.append(here)
         after, after_next = shares[d] * here, after
     expected = _unskew(torch.stack(diagonals[::-1]), board.columns)
-    return value.view(t.shape), board.real_cells(expected).reshape(matrix.shape)
+    return values, board.real_cells(expected).reshape(matrix.shape).to(matrix.dtype)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """Float64 where the device has it: sums of exponentials lose digits with the size of the total."""
+    return matrix.detach() if matrix.device.type == "mps" else matrix.detach().double()
 
 
 class _Board:
@@ -197,7 +203,7 @@ def soft_labels(
     n, rows, columns = t.numel(), *similarity.shape[2:]
     lt, ls = t.reshape(-1), s.reshape(-1)
     with torch.enable_grad():
-        leaf = similarity.detach().reshape(n, rows, columns).requires_grad_(want_expected)
+        leaf = _wide(similarity).reshape(n, rows, columns).requires_grad_(want_expected)
         column, row = torch.arange(columns, device=leaf.device), torch.arange(rows, device=leaf.device)
         real = (column < ls[:, None, None]) & (row[:, None] < lt[:, None, None])
         logits = torch.where(real, leaf, 0.0) / gamma
@@ -208,8 +214,10 @@ def soft_labels(
             total = torch.where((i < lt)[:, None], reached.masked_fill(~real, -INF), total)
         value = gamma * total.logsumexp(1)
         expected = torch.autograd.grad(value.sum(), leaf)[0] if want_expected else None
-    out = None if expected is None else expected.nan_to_num(0.0).reshape(similarity.shape)
-    return value.detach().view(t.shape), out
+    values = value.detach().to(similarity.dtype).view(t.shape)
+    if expected is None:
+        return values, None
+    return values, expected.nan_to_num(0.0).reshape(similarity.shape).to(similarity.dtype)
 
 
 # ---- frames and steps may be left out

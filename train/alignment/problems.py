@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ...cache.errors import StepclipError
 
+#: beyond this size a number is looked at again, within the lengths only: it decides whether float32 is enough
+LARGE = 1e3
 #: None: all is real. A tuple (rows, columns), each None, a number or one per problem. Or a tensor (..., 2).
 Lengths = Any
 
@@ -46,18 +48,19 @@ class Problems:
         return answer.reshape((*self.shape, *answer.shape[2:]))
 
 
-def problems(matrix: Tensor, lengths: Lengths = None, *, check: bool = True) -> Problems:
+def problems(
+    matrix: Tensor, lengths: Lengths = None, *, check: bool = True, infinite: str = "cost"
+) -> Problems:
     """`(..., T, S)` and its lengths as a grid. Half precision is raised to float32: sums over paths need the
     digits.
 
-    `check=False` leaves out the tests that make the host wait for a device (lengths in range, no NaN
-    inside); shapes are always tested.
+    `infinite`: which infinities mean a forbidden cell and may stand in the matrix: of a "cost" +inf, of a
+    "similarity" -inf, "both" or "none". `check=False` leaves out the tests that make the host wait for a
+    device (lengths in range, no NaN inside); shapes are always tested.
     """
-    matrix = torch.as_tensor(matrix)
+    matrix = _floating(matrix)
     if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
         raise StepclipError(f"a matrix of shape {tuple(matrix.shape)}", "(..., T, S) with T and S at least 1")
-    if not matrix.is_floating_point() or matrix.element_size() < 4:
-        matrix = matrix.float()
     shape = matrix.shape[:-2]
     lanes = shape[-1] if shape else 1
     grid = matrix.reshape(shape.numel() // lanes if lanes else 0, lanes, *matrix.shape[-2:])
@@ -69,17 +72,43 @@ def problems(matrix: Tensor, lengths: Lengths = None, *, check: bool = True) -> 
         return made
     if not check and grid.device.type != "cpu":  # the kernels there mask by themselves
         return made
-    high = _largest(grid.detach())
-    if math.isfinite(high):
+    high = largest_size(grid.detach())
+    if math.isfinite(high) and (lengths is None or high < LARGE):
         return replace(made, finite=True, largest=high)
+    # what lies beyond the lengths does not count: without it
     made = replace(made, matrix=torch.where(made.inside, grid, grid.new_zeros(())))
     real = made.matrix.detach()
-    if check and bool(real.isnan().any()):
+    if check:
+        _refuse(real, infinite)
+    finite = real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs()
+    return replace(made, finite=bool(real.isfinite().all()), largest=float(finite.max()))
+
+
+def _floating(matrix: Any) -> Tensor:
+    try:
+        matrix = torch.as_tensor(matrix)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise StepclipError(f"{type(matrix).__name__}: {error}", "a tensor (..., T, S)") from None
+    if matrix.is_complex():
+        raise StepclipError(f"a matrix of {matrix.dtype}", "real numbers")
+    return matrix if matrix.is_floating_point() and matrix.element_size() >= 4 else matrix.float()
+
+
+def _refuse(real: Tensor, infinite: str) -> None:
+    if bool(real.isnan().any()):
         raise StepclipError("NaN inside the lengths of a matrix to align", "numbers, or infinities")
-    return replace(made, largest=float(real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max()))
+    for sign, name in ((torch.inf, "similarity"), (-torch.inf, "cost")):
+        if infinite in (name, "none") and bool((real == sign).any()):
+            allowed = {"cost": ", or inf for a forbidden cell", "similarity": ", or -inf", "none": ""}
+            raise StepclipError(f"{sign} inside the lengths of a matrix", f"numbers{allowed[infinite]}")
 
 
-def _largest(matrix: Tensor) -> float:
+def detached(matrix: Any) -> Any:
+    return matrix.detach() if isinstance(matrix, Tensor) else matrix
+
+
+def largest_size(matrix: Tensor) -> float:
+    """The largest |x|; not finite where anything is not."""
     if matrix.device.type == "cpu" and find_spec("numba"):
         from .cpu.look import largest
 
@@ -98,7 +127,7 @@ def _both(lengths: Lengths) -> tuple[Any, Any]:
         raise StepclipError(
             "lengths as a list", "a tuple (rows, columns), or a tensor (..., 2) with both of each problem"
         )
-    both = torch.as_tensor(lengths)
+    both = _whole(lengths, "lengths")
     if both.ndim < 1 or both.shape[-1] != 2:
         raise StepclipError(
             f"lengths of shape {tuple(both.shape)}", "a tuple (rows, columns), or a tensor (..., 2)"
@@ -106,13 +135,21 @@ def _both(lengths: Lengths) -> tuple[Any, Any]:
     return both[..., 0], both[..., 1]
 
 
+def _whole(given: Any, name: str) -> Tensor:
+    try:
+        lengths = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise StepclipError(f"{name} {given!r}", "whole numbers") from None
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise StepclipError(f"{name} of type {lengths.dtype}", "whole numbers")
+    return lengths
+
+
 def _lengths(given: Any, shape: torch.Size, grid: Tensor, axis: int, name: str, check: bool) -> Tensor:
     longest = grid.shape[axis]
     if given is None:
         return torch.full(grid.shape[:2], longest, dtype=torch.int64, device=grid.device)
-    lengths = torch.as_tensor(given, device=grid.device)
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise StepclipError(f"{name} of type {lengths.dtype}", "whole numbers")
+    lengths = _whole(given, name).to(grid.device)
     try:
         lengths = lengths.to(torch.int64).broadcast_to(shape).reshape(grid.shape[:2])
     except RuntimeError:

@@ -37,7 +37,7 @@ def subsequence(
 ) -> Tensor:
     """The least cost of all columns, in order, inside the rows: `cost` (..., T, S) -> (...). Soft with
     `gamma`: over all spans. Differentiable."""
-    return _value(torch.as_tensor(cost), lengths, SUBSEQUENCE, gamma, None, normalise, backend, check)
+    return _value(cost, lengths, SUBSEQUENCE, gamma, None, normalise, backend, check)
 
 
 def subsequence_alignment(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError
-from .problems import Lengths, problems
+from .problems import Lengths, detached, problems
 
 
 class Transport(NamedTuple):
@@ -37,7 +37,7 @@ def sinkhorn(
     0.1. Differentiable; the plan counts as a constant, which at convergence gives the gradient of the
     entropic objective (envelope theorem).
     """
-    p = problems(cost, lengths, check=check)
+    p = problems(cost, lengths, check=check, infinite="none")
     plan = sinkhorn_plan(cost, epsilon, lengths, iterations=iterations, check=False).plan
     plan = plan.reshape(p.matrix.shape)
     moved = torch.where(plan > 0, p.matrix, torch.zeros((), dtype=p.matrix.dtype, device=p.matrix.device))
@@ -56,7 +56,7 @@ def sinkhorn_plan(
     """Value and plan; rows are exact, columns within what the iterations reach."""
     if not 0 < epsilon < float("inf") or iterations < 1:
         raise StepclipError(f"epsilon={epsilon}, iterations={iterations}", "both positive")
-    p = problems(torch.as_tensor(cost).detach(), lengths, check=check)
+    p = problems(detached(cost), lengths, check=check, infinite="none")
     logits = (p.matrix / -epsilon).masked_fill(~p.inside, -torch.inf)
     row = torch.arange(p.matrix.shape[2], device=logits.device) < p.t[..., None]
     column = torch.arange(p.matrix.shape[3], device=logits.device) < p.s[..., None]

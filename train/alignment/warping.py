@@ -19,7 +19,7 @@ from ...cache.errors import StepclipError
 from .backends import Value, choose
 from .normalise import Normalise, check_normalise, normaliser
 from .patterns import DTW, Pattern
-from .problems import Lengths, Problems, problems
+from .problems import Lengths, Problems, detached, problems
 
 
 class Alignment(NamedTuple):
@@ -118,7 +118,7 @@ def align(
 ) -> Alignment:
     """Value and weights of any pattern, hard (gamma None) or soft; no gradient."""
     _check_gamma(gamma)
-    p = _banded(problems(torch.as_tensor(cost).detach(), lengths), band)
+    p = _banded(problems(detached(cost), lengths), band)
     value, weights = _run(p, pattern, gamma, backend, True)
     assert weights is not None
     return Alignment(p.back(value), p.back(weights))
@@ -163,8 +163,9 @@ def _run(
 
 
 def _check_gamma(gamma: float | None) -> None:
-    if gamma is not None and not 0 < gamma < float("inf"):
-        raise StepclipError(f"gamma={gamma}", "a positive number; for gamma = 0 the hard form")
+    if gamma is None or (isinstance(gamma, float | int) and 0 < gamma < float("inf")):
+        return
+    raise StepclipError(f"gamma={gamma!r}", "a positive number; for gamma = 0 the hard form")
 
 
 def _banded(p: Problems, band: int | None) -> Problems:
@@ -176,8 +177,8 @@ def _banded(p: Problems, band: int | None) -> Problems:
         raise StepclipError(f"band={band}", "0 or more columns")
     row = torch.arange(p.matrix.shape[2], device=p.t.device)[:, None]
     column = torch.arange(p.matrix.shape[3], device=p.t.device)
-    t, s = (x[..., None, None].clamp(min=2) - 1 for x in (p.t, p.s))
+    t, s = (x[..., None, None] - 1 for x in (p.t, p.s))
     # |column - row * s / t| <= band, or less than one step of the shorter side, in whole numbers
     off = (column * t - row * s).abs()
-    far = (off > band * t) & (off >= torch.maximum(t, s))
+    far = (off > band * t) & (off >= torch.maximum(t, s)) & (t > 0) & (s > 0)
     return replace(p, matrix=p.matrix.masked_fill(far, float("inf")).contiguous(), finite=False)

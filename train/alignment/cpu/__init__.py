@@ -63,7 +63,7 @@ def labels(similarity: Tensor, t: Tensor, s: Tensor) -> Tensor:
     def work(begin: int, stop: int) -> None:
         size = grid.rows * grid.columns * grid.lanes
         cells = scratch("cells", 0 if grid.direct else size, grid.source.dtype.type)
-        jump_kernel.label_blocks(grid, begin, stop, out, cells, scratch("codes", size, np.int8))
+        jump_kernel.label_blocks(grid, begin, stop, out, cells, scratch("origins", size, np.int16))
 
     over_blocks(grid, work)
     return torch.from_numpy(out).view(*t.shape, grid.rows)

@@ -15,15 +15,15 @@ import numpy as np
 from numba import njit
 
 from .lanes import clear, locate, pack, unpack
-from .simd import exponent, least, load, load64, mantissa, most, splat, store, store_above
+from .simd import exponent, least, load, load64, mantissa, most, splat, store, store_origin
 from .soft_kernel import ONE, WALL, ZERO, _exp2, _log, _shrunk
 
 HUGE = np.float64(1e200)  # infinite similarities count as very large ones: a sum of them still compares
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
-def label_blocks(grid, begin, stop, out, cells, fresh):
-    """Blocks begin..stop-1 into out (problems, T), which holds -1. cells, fresh: room for one block."""
+def label_blocks(grid, begin, stop, out, cells, origins):
+    """Blocks begin..stop-1 into out (problems, T), which holds -1. cells, origins: room for one block."""
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     for block in range(begin, stop):
         first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
@@ -32,7 +32,7 @@ def label_blocks(grid, begin, stop, out, cells, fresh):
             pack(grid, first, real, lanes, rows, cells)
             source = cells
         labels(
-            source, base, grid.row, grid.column, lanes, real, rows, grid.columns, t_len, s_len, fresh,
+            source, base, grid.row, grid.column, lanes, real, rows, grid.columns, t_len, s_len, origins,
             out[first : first + real],
         )  # fmt: skip
 
@@ -67,14 +67,14 @@ def blocks(grid, begin, stop, scale, keep, value, expected, cells, out, shares, 
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
-def labels(cells, base, row, column, lanes, real, rows, columns, t_len, s_len, fresh, out):
+def labels(cells, base, row, column, lanes, real, rows, columns, t_len, s_len, origins, out):
     """out (real, T) int64, which holds -1: the label of each row; of equals the lowest.
 
-    fresh (rows, columns, lanes) int8 is room for the kernel: 1 where column k itself is the best of 0..k."""
+    origins (rows, columns, lanes) int16 is room for the kernel: which of the columns 0..k was the best."""
     low, high = splat(-HUGE), splat(HUGE)
     best = np.zeros(columns * lanes)
     running = np.empty(lanes)
-    ends = np.zeros(lanes, np.int64)
+    label = np.zeros(lanes, np.int64)
     for t in range(rows):
         for l in range(0, lanes, 16):
             store(running, l, splat(np.float64(-np.inf)))
@@ -83,7 +83,8 @@ def labels(cells, base, row, column, lanes, real, rows, columns, t_len, s_len, f
             for l in range(0, lanes, 16):
                 i = s * lanes + l
                 came, reached = load(best, i), load(running, l)
-                store_above(fresh, (t * columns + s) * lanes + l, came, reached)
+                place_of = (t * columns + s) * lanes + l
+                store_origin(origins, place_of, place_of - lanes if s else place_of, came, reached, s)
                 reached = most(came, reached)
                 store(running, l, reached)
                 store(best, i, most(least(load64(cells, place + l), high), low) + reached)
@@ -93,13 +94,13 @@ def labels(cells, base, row, column, lanes, real, rows, columns, t_len, s_len, f
                 for s in range(1, s_len[l]):
                     if best[s * lanes + l] > best[k * lanes + l]:
                         k = s
-                ends[l] = k
-    for l in range(real):
-        k = ends[l]
-        for t in range(t_len[l] - 1, -1, -1):
-            out[l, t] = k
-            while k > 0 and fresh[(t * columns + k) * lanes + l] == 0:
-                k -= 1
+                label[l] = k
+    # row by row, so that the lanes' loads do not wait for each other
+    for t in range(rows - 1, -1, -1):
+        for l in range(real):
+            if t < t_len[l]:
+                out[l, t] = label[l]
+                label[l] = origins[(t * columns + label[l]) * lanes + l]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)

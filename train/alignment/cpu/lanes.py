@@ -66,8 +66,16 @@ def lanes_for(rows: int, columns: int, problems: int) -> int:
 
 
 def lies_in_lanes(matrix: Tensor) -> bool:
-    """Is the problem axis innermost and whole vectors long?"""
-    return matrix.stride(1) == 1 and matrix.shape[1] % LANES == 0 and matrix.shape[1] > 0
+    """Is the problem axis innermost, whole vectors long, and every cell a place of its own?"""
+    if matrix.stride(1) != 1 or matrix.shape[1] % LANES or not matrix.numel():
+        return False
+    reach = 0
+    for stride, n in sorted(zip(matrix.stride(), matrix.shape, strict=True)):
+        if n > 1:
+            if stride <= reach:
+                return False
+            reach += stride * (n - 1)
+    return True
 
 
 def flat_of(matrix: Tensor) -> np.ndarray:

@@ -262,6 +262,29 @@ def store_first_least(typing: Any, codes: Any, index: Any, a: Any, b: Any, c: An
 
 
 @intrinsic
+def store_origin(typing: Any, origins: Any, index: Any, before: Any, a: Any, b: Any, number: Any) -> Any:
+    """origins[index : index + 16] (int16) = number where a > b, else what stands at `before`."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(16), LANES)
+        empty = ir.Constant(kind, ir.Undefined)
+        one = builder.insert_element(
+            empty, builder.trunc(args[5], ir.IntType(16)), ir.Constant(ir.IntType(32), 0)
+        )
+        new = builder.shuffle_vector(
+            one, empty, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        )
+        there, here = (_address(context, builder, sig.args[0], args[0], args[i], kind) for i in (2, 1))
+        chosen = builder.select(
+            builder.fcmp_ordered(">", args[3], args[4]), new, builder.load(there, align=2)
+        )
+        builder.store(chosen, here, align=2)
+        return context.get_dummy_value()
+
+    return types.void(origins, types.intp, types.intp, a, b, types.intp), generate
+
+
+@intrinsic
 def store_above(typing: Any, codes: Any, index: Any, a: Any, b: Any) -> Any:
     """codes[index : index + 16] = 1 where a > b, else 0."""
 
