@@ -35,8 +35,9 @@ train: $(READY)  ## stage 2: features to a model [DATASET= RECIPE= RUN= SEED= RO
 	@$(STEPCLIP) train $(WHERE) $(call option,dataset,DATASET) $(call option,recipe,RECIPE) $(call option,run,RUN) \
 	  $(call option,seed,SEED) $(ARGS)
 
-eval: $(READY)  ## stage 3: a model against its controls [DATASET= RUN= SPLIT= ROOT= ARGS=]
-	@$(STEPCLIP) eval $(WHERE) $(call option,dataset,DATASET) $(call option,run,RUN) $(call option,split,SPLIT) $(ARGS)
+eval: $(READY)  ## stage 3: a model against its controls [DATASET= RUN= SPLIT= CHECKPOINT= ROOT= ARGS=]
+	@$(STEPCLIP) eval $(WHERE) $(call option,dataset,DATASET) $(call option,run,RUN) $(call option,split,SPLIT) \
+	  $(call option,checkpoint,CHECKPOINT) $(ARGS)
 
 query: $(READY)  ## find where a step happens [TEXT="pour the blue liquid" DATASET= RUN= TOP= ROOT= ARGS=]
 	@$(STEPCLIP) search $(call quoted,$(TEXT)) $(WHERE) $(call option,dataset,DATASET) $(call option,run,RUN) \
