@@ -103,10 +103,9 @@ def cost_matrix(
     unknown cost, other dimensions.
     """
     kind = find_cost(cost)
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-1]:
-        raise StepclipError(
-            f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}", "(..., T, D) and (..., S, D)"
-        )
+    shapes = [tuple(getattr(x, "shape", ())) or type(x).__name__ for x in (a, b)]
+    if not all(isinstance(x, Tensor) and x.ndim > 1 for x in (a, b)) or a.shape[-1] != b.shape[-1]:
+        raise StepclipError(f"features {shapes[0]} and {shapes[1]}", "tensors (..., T, D) and (..., S, D)")
     product = kind.left(a) @ kind.right(b).transpose(-1, -2)
     if kind.finish is None:
         return product

@@ -106,7 +106,10 @@ def _drops(
 
 def _each(given: Any, p: Problems, width: int, lengths: Tensor, name: str, check: bool) -> Tensor:
     """(G, L, width) from a number, one per problem, or one per row or column."""
-    drops = torch.as_tensor(given, dtype=p.matrix.dtype, device=p.matrix.device)
+    try:
+        drops = torch.as_tensor(given, dtype=p.matrix.dtype, device=p.matrix.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise StepclipError(f"{name}={given!r}", "numbers") from None
     full = (*p.shape, width)
     if drops.ndim == len(p.shape) and (drops.ndim == 0 or drops.shape == p.shape):
         drops = drops[..., None]

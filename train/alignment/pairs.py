@@ -65,10 +65,12 @@ def pairs(
         raise StepclipError(
             f"distance {distance!r}{nearest(distance, DISTANCES)}", f"one of {', '.join(DISTANCES)}"
         )
-    if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2] or 0 in (a.shape[1], b.shape[1]):
-        raise StepclipError(
-            f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}", "(B, T, D) and (C, S, D)"
-        )
+    if (
+        not all(isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] for x in (a, b))
+        or a.shape[2] != b.shape[2]
+    ):
+        shapes = [tuple(getattr(x, "shape", ())) or type(x).__name__ for x in (a, b)]
+        raise StepclipError(f"features {shapes[0]} and {shapes[1]}", "tensors (B, T, D) and (C, S, D)")
     if distance == "sinkhorn" and normalise != "sum":
         raise StepclipError(f"normalise={normalise!r} with sinkhorn", "'sum': its plan has mass 1")
     t, s = _lengths(lengths_a, a, "lengths_a", check), _lengths(lengths_b, b, "lengths_b", check)

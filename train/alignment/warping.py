@@ -173,8 +173,8 @@ def _banded(p: Problems, band: int | None) -> Problems:
     keeps it; T > S widens a column of it to T / S rows."""
     if band is None:
         return p
-    if band < 0:
-        raise StepclipError(f"band={band}", "0 or more columns")
+    if not isinstance(band, int) or band < 0:
+        raise StepclipError(f"band={band!r}", "a whole number of columns, 0 or more")
     row = torch.arange(p.matrix.shape[2], device=p.t.device)[:, None]
     column = torch.arange(p.matrix.shape[3], device=p.t.device)
     t, s = (x[..., None, None] - 1 for x in (p.t, p.s))

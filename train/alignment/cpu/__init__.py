@@ -95,8 +95,8 @@ def drop(
 ) -> Tensor:
     grid = grid_of(cost, t, s)
     out = np.full((t.numel(), grid.rows), -1, np.int64)
-    frame = frame_drop.detach().reshape(t.numel(), -1).double().numpy()
-    step = step_drop.detach().reshape(t.numel(), -1).double().numpy()
+    frame = frame_drop.detach().reshape(t.numel(), grid.rows).double().numpy()
+    step = step_drop.detach().reshape(t.numel(), grid.columns).double().numpy()
 
     def work(begin: int, stop: int) -> None:
         size = grid.rows * grid.columns * grid.lanes

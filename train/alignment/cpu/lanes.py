@@ -55,7 +55,7 @@ def grid_of(matrix: Tensor, t: Tensor, s: Tensor) -> Grid:
         return Grid(flat_of(matrix), True, width, lanes, group, row, column, rows, columns, 0, lt, ls)
     width = groups * width
     lanes = lanes_for(rows, columns, width)
-    source = matrix.detach().reshape(-1).numpy()
+    source = matrix.detach().contiguous().view(-1).numpy()
     return Grid(source, False, width, lanes, 0, columns * lanes, lanes, rows, columns, rows * columns, lt, ls)
 
 
