@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -347,12 +348,12 @@ class Compiler:
     def __getitem__(self, programs: Any) -> Callable[..., None]:
         return self.compile
 
-    def compile(self, *arguments: Any, num_warps: int) -> None:
+    def compile(self, *arguments: Any, num_warps: int, **constexprs: Any) -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        names = self.kernel.arg_names
+        names, arguments = self.kernel.arg_names, (*arguments, *constexprs.values())
         assert len(arguments) == len(names)
         signature: dict[str, str] = {}
         for parameter, value in zip(self.kernel.params, arguments, strict=True):
@@ -370,6 +371,38 @@ class Compiler:
         source = ASTSource(self.kernel, signature, constants)
         made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
         self.binaries.append(made.asm)
+
+
+@pytest.fixture
+def bench(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """benchmarks/bench_alignment_gpu.py, as it is when run as a script."""
+    monkeypatch.syspath_prepend(str(project_root / "benchmarks"))
+    names = {"bench_alignment_gpu", "block_per_pair", "machine", "rounds"} - set(sys.modules)
+    yield import_module("bench_alignment_gpu")
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.skipif(CUDA, reason="there is a GPU")
+def test_the_benchmark_without_a_gpu_writes_nothing(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_alignment_gpu.py", "--out", str(tmp_path / "out")])
+    bench.main()
+    assert "no CUDA device" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@on_a_gpu
+def test_the_contenders_of_the_benchmark_agree(bench: Any) -> None:
+    size = bench.Size("tiny", 3, 2, 7, 5)
+    found = {name: work() for name, work in bench.contenders(size.costs(DEVICE)).items()}
+    assert len(found) == 3 and max(max(off) for off in bench.agree(found).values()) < 1e-4
+    value, gradient = found[bench.BLOCK]
+    with pytest.raises(AssertionError, match="off by"):
+        bench.agree(found | {bench.BLOCK: (value, gradient + 0.1)})
+    if CUDA:
+        result = bench.run(1, (size,))
+        assert len(result["rows"]) == 3 and bench.markdown(result).count("| tiny |") == 3
 
 
 @pytest.fixture
@@ -405,3 +438,16 @@ def test_every_kernel_compiles_for_a_gpu(
     for compiler in compilers.values():
         for made in compiler.binaries:
             assert len(made["cubin"]) > 1000 and ".target sm_90" in made["ptx"]
+
+
+@compiled
+@pytest.mark.slow
+def test_the_baseline_of_the_benchmark_compiles_for_a_gpu(
+    bench: Any, compilers: dict[str, Compiler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = import_module("block_per_pair")
+    for name in ("forward", "backward"):
+        compilers[name] = Compiler(getattr(kernels, name))
+        monkeypatch.setattr(kernels, name, compilers[name])
+    bench.block_per_pair(torch.zeros(2, 100, 9), 0.1)
+    assert all(len(compilers[name].binaries) == 1 for name in ("forward", "backward"))
