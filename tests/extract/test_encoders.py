@@ -86,6 +86,47 @@ def test_image_features_are_the_models_own(encoder):
     assert np.linalg.norm(got, axis=1) != pytest.approx(1, abs=0.01)  # raw
 
 
+def test_compiled_every_batch_has_one_shape(clip_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """torch.compile itself takes minutes, so a stand-in notes what the compiled model is given."""
+    shapes: list[tuple[int, ...]] = []
+
+    def stand_in(call, dynamic):
+        assert dynamic is False
+        return lambda pixels: shapes.append(tuple(pixels.shape)) or call(pixels)
+
+    plain = load_encoder(str(clip_folder), device="cpu")
+    monkeypatch.setattr(torch, "compile", stand_in)
+    compiled = load_encoder(str(clip_folder), device="cpu", compile=True)
+    images = smooth(40, 60, 2 * compiled.batch + 3)
+    assert compiled.encode_images(images) == pytest.approx(plain.encode_images(images), abs=1e-5)
+    assert set(shapes) == {(compiled.batch, 3, 32, 32)} and len(shapes) == 4  # the first is a trial
+
+    def fails(call, dynamic):
+        def first(pixels):  # torch.compile compiles at the first call
+            raise RuntimeError("no compiler\nand much more")
+
+        return first
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(StepclipError, match=r"torch\.compile does not work here: no compiler") as caught:
+        load_encoder(str(clip_folder), device="cpu", compile=True)
+    assert "without --compile" in caught.value.run
+
+
+def test_quick_gelu_in_place_is_the_models_own_to_the_last_bit(clip_folder: Path):
+    from transformers import CLIPModel
+
+    encoder = load_encoder(str(clip_folder), device="cpu")
+    model = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    assert model.config.vision_config.hidden_act == "quick_gelu"
+    kept = [type(layer.mlp.activation_fn).__name__ for layer in encoder.model.vision_model.encoder.layers]
+    assert set(kept) == {"_QuickGELU"}
+    pixels = encoder.preprocess(smooth(32, 32, 5), "cpu")
+    with torch.inference_mode():
+        expected = model.get_image_features(pixel_values=pixels).pooler_output
+        assert torch.equal(encoder.model.get_image_features(pixel_values=pixels).pooler_output, expected)
+
+
 def test_batching_changes_nothing(encoder):
     images = smooth(32, 32, 9)
     whole = encoder.encode_images(images)
