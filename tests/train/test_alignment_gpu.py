@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stepclip.cache import StepclipError
 from stepclip.train.alignment import (
+    drop_dtw,
     dtw,
     dtw_alignment,
     monotone,
@@ -98,19 +99,25 @@ def assert_agrees(got: tuple[Tensor, Tensor], matrix: Tensor, right: tuple[Tenso
 
 @on_a_gpu
 @PATTERNS
-@pytest.mark.parametrize(("rows", "columns"), [(9, 6), (5, 17), (1, 4), (4, 1)])
+@pytest.mark.parametrize(("rows", "columns"), [(17, 19), (11, 9), (1, 4), (4, 1)])
 def test_the_stencils_agree_with_plain_torch(
     gpu: Any, pattern: Pattern, rows: int, columns: int, many_strips: None
 ) -> None:
     lengths = torch.randint(1, 100, (2, 4), generator=torch.Generator().manual_seed(rows))
     t, s = lengths[0] % rows + 1, lengths[1] % columns + 1
-    t[0], s[0] = rows, columns
+    t[:3], s[:3] = rows, columns
     matrix, t, s = grid(t, s)
+    matrix[0, 1, 0] *= 0.01  # ways along the borders: from strip to strip at both ends
+    matrix[0, 1, :, -1] *= 0.01
+    matrix[0, 2, :, 0] *= 0.01
+    matrix[0, 2, -1] *= 0.01
     value, path = portable.hard(matrix.double(), t, s, pattern)
     assert_agrees(gpu.hard(matrix, t, s, pattern), matrix, (value, path))
     soft = portable.soft(matrix.double(), t, s, pattern, 0.1)
     found = gpu.soft(matrix, t, s, pattern, 0.1)
     assert_agrees(found, matrix, soft)
+    if rows > 11:
+        return
     alone = gpu.soft(matrix, t, s, pattern, 0.1, False)
     assert alone[1] is None and alone[0].equal(found[0])
     alone = gpu.hard(matrix.double(), t, s, pattern, False)
@@ -184,6 +191,29 @@ def test_labels_of_a_longer_problem(gpu: Any) -> None:
     right = portable.soft_labels(matrix.double(), t, s, 0.1)
     assert_agrees(gpu.soft_labels(matrix, t, s, 0.1), matrix, right)
     assert gpu.labels(matrix, t, s).equal(portable.labels(matrix.double(), t, s))
+
+
+@on_a_gpu
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_drop_agrees(gpu: Any, contiguous: bool) -> None:
+    lengths = ([120, 97, 40, 18], [17, 17, 9, 18]) if CUDA else ([6, 5, 3, 4], [4, 2, 3, 4])
+    for seed, whole in enumerate((False, True)):
+        cost, t, s = grid(*lengths, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        frame = torch.rand(1, 4, cost.shape[2], generator=generator).to(DEVICE)
+        step = torch.rand(1, 4, cost.shape[3], generator=generator).to(DEVICE)
+        if whole:  # ties
+            cost, frame, step = (cost * 2).round() / 2, (frame * 2).round() / 2, (step * 2).round() / 2
+        for may_miss in (step, torch.full_like(step, INF)):
+            right = portable.drop(cost.double(), t, s, frame, may_miss, contiguous)
+            assert gpu.drop(cost, t, s, frame, may_miss, contiguous).equal(right)
+
+
+@on_a_gpu
+def test_drop_without_a_way_is_infinite() -> None:
+    cost = torch.rand(2, 3, 4, device=DEVICE)
+    value = drop_dtw(cost, 0.5, lengths=(3, torch.tensor([4, 2])), backend="triton")
+    assert value[0] == INF and value[1].isfinite()
 
 
 @on_a_gpu
@@ -307,6 +337,7 @@ def test_nothing_waits_for_the_device(gpu: Any) -> None:
             gpu.hard(matrix, t, s, OTAM)
             gpu.labels(matrix, t, s)
             gpu.soft_labels(matrix, t, s, 0.1)
+            gpu.drop(matrix, t, s, matrix[:, :, :, 0], matrix[:, :, 0], False)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -343,7 +374,7 @@ class Compiler:
     """In a kernel's place: compiles what the launch would have compiled, for an H100, and runs nothing."""
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel, self.binaries = kernel, []
+        self.kernel, self.binaries, self.far = kernel, [], False  # far: strides that need 64 bits
 
     def __getitem__(self, programs: Any) -> Callable[..., None]:
         return self.compile
@@ -361,8 +392,10 @@ class Compiler:
                 signature[parameter.name] = "constexpr"
             elif isinstance(value, Tensor):
                 signature[parameter.name] = KINDS[value.dtype]
+            elif isinstance(value, float):
+                signature[parameter.name] = "fp32"
             else:
-                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+                signature[parameter.name] = "i64" if self.far and parameter.name.endswith("_step") else "i32"
         constants = {
             name: value
             for name, value in zip(names, arguments, strict=True)
@@ -427,13 +460,17 @@ def test_every_kernel_compiles_for_a_gpu(
 ) -> None:
     matrix = torch.zeros(2, 3, rows, columns)
     t = s = torch.ones(2, 3, dtype=torch.int64)
+    for compiler in compilers.values():
+        compiler.far = rows < columns
     for n, pattern in enumerate(patterns):
         gpu.soft(matrix if n < 2 else matrix.mT, t, s, pattern, 0.1, n < 3)
         gpu.hard((matrix if n % 2 else matrix.double()).mT, t, s, pattern, n < 3)
     gpu.labels(matrix, t, s)
     gpu.soft_labels(matrix, t, s, 0.1)
+    gpu.drop(matrix, t, s, torch.zeros(2, 3, rows), torch.zeros(2, 3, columns), rows > columns)
     assert {name: len(compiler.binaries) for name, compiler in compilers.items()} == {
-        "hard_tiles": len(patterns), "label_tiles": 1, "soft_label_tiles": 1, "soft_tiles": len(patterns),
+        "drop_tiles": 1, "hard_tiles": len(patterns), "label_tiles": 1, "soft_label_tiles": 1,
+        "soft_tiles": len(patterns),
     }  # fmt: skip
     for compiler in compilers.values():
         for made in compiler.binaries:

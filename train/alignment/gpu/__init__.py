@@ -1,7 +1,7 @@
 """The kernels on a GPU: Triton. `backends.py` says what each function takes and gives.
 
-Drop-DTW is left to plain torch (`portable.drop`), and so are labels among more than 1024 columns. Nothing
-here makes the host wait for the device.
+Labels among more than 1024 columns are left to plain torch, Drop-DTW among more than 256. Nothing here makes
+the host wait for the device.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import portable
 from ..patterns import Pattern
-from ..portable import drop
 from . import tiles
+from .drop_kernel import drop_tiles
 from .hard_kernel import hard_tiles
 from .jump_kernel import label_tiles, soft_label_tiles
 from .soft_kernel import soft_tiles
@@ -25,7 +25,7 @@ from .tiles import Tiles
 __all__ = ["drop", "hard", "labels", "soft", "soft_labels"]
 
 #: columns that one program takes at once
-WIDEST = 1024
+WIDEST, WIDEST_DROP = 1024, 256
 _ENDS = {"corner": 0, "row": 1, "otam": 2}
 
 
@@ -93,6 +93,26 @@ def soft_labels(
     return value, expected
 
 
+def drop(
+    cost: Tensor, t: Tensor, s: Tensor, frame_drop: Tensor, step_drop: Tensor, contiguous: bool
+) -> Tensor:
+    """Sums are in float64."""
+    tiles.check_device(cost)
+    rows, columns = cost.shape[2:]
+    if columns > WIDEST_DROP:
+        return portable.drop(cost, t, s, frame_drop, step_drop, contiguous)
+    out = torch.full((*t.shape, rows), -1, dtype=torch.int64, device=cost.device)
+    if out.numel():
+        plan = tiles.whole(cost, columns, rows, 1)
+        with tiles.on_device_of(cost):
+            drop_tiles[(plan.programs,)](
+                cost, *_flat(t, s, frame_drop, step_drop), out, plan.scratch(cost, torch.int8),
+                *_sizes(cost, plan), *cost.stride(), plan.depth, contiguous, plan.problems, plan.width,
+                num_warps=plan.warps,
+            )  # fmt: skip
+    return out
+
+
 def _stencil(matrix: Tensor, pattern: Pattern, place_bytes: int) -> tuple[bool, Tiles]:
     """Whether the places are the rows (the shorter side), and the tiles."""
     tiles.check_device(matrix)
@@ -122,9 +142,9 @@ def _run(
     return value, weights
 
 
-def _flat(*lengths: Tensor) -> list[Tensor]:
+def _flat(*given: Tensor) -> list[Tensor]:
     """One after the other in memory: an expanded tensor may flatten to a view without a stride."""
-    return [x.reshape(-1).contiguous() for x in lengths]
+    return [x.reshape(-1).contiguous() for x in given]
 
 
 def _sizes(matrix: Tensor, plan: Tiles) -> tuple[int, ...]:

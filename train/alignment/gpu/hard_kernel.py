@@ -29,6 +29,7 @@ def hard_tiles(
     behind = tl.maximum(v - 1, 0) + p * 0
     program = tl.program_id(0).to(tl.int64)
     layer = program * 0 + depth * (P * W)
+    along_step = program * 0 + along_step  # int64: four of them may not fit into int32
     codes += program * strips_room * layer
     edges += program * depth * (2 * P)
     flows += program * depth * (2 * P)

@@ -34,6 +34,7 @@ def soft_tiles(
     behind = tl.maximum(v - 1, 0) + p * 0
     program = tl.program_id(0).to(tl.int64)
     layer = program * 0 + depth * (P * W)
+    along_step = program * 0 + along_step  # int64: four of them may not fit into int32
     plane = strips_room * layer
     shares += program * plane * 2
     edges += program * depth * (2 * P)
