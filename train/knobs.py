@@ -76,6 +76,16 @@ class ModelConfig(Section):
         default=False,
         description="take each video's mean off its features first: person, room and light go with it",
     )
+    smooth: Weight = Field(
+        default=0.0, description="frames averaged with their neighbours: Gaussian, in rows of a view; 0: not"
+    )
+    motion: Weight = Field(
+        default=0.0, description="weight in H of how frames change, turned away from what they show; 0: none"
+    )
+    text_weight: Weight = Field(
+        default=0.0,
+        description="directions of frame features raised by how much sentences differ there, to this power",
+    )
     positions: Literal["learned", "sinusoidal", "none"] = Field(
         default="learned", description="where in the video a frame is"
     )
@@ -155,6 +165,12 @@ class LossConfig(Section):
     )
     script_edits: Count = Field(
         default=6, description="edited scripts per video: sentences swapped, dropped, inserted in turn"
+    )
+    alignment: Weight = Field(
+        default=0.0, description="weight of warping videos of one script onto each other, against others"
+    )
+    alignment_scale: Positive = Field(
+        default=30.0, description="what warping costs are multiplied by in it; larger: the nearest count"
     )
     classes: Weight = Field(default=0.0, description="weight of naming the procedure, with class labels")
     sequence: Weight = Field(default=0.0, description="weight of SVIP's alignment of pairs (data.pairs)")

@@ -19,6 +19,8 @@ from ..cache.errors import StepclipError
 from .losses.unit import unit
 from .recipe import ModelConfig
 
+MOTION_SMOOTH = 1.0  # rows of a view over which a change is measured
+
 
 class ModelOutput(NamedTuple):
     """`frames` H (B, N, E) and `video` v (B, E): raw, not normalised; E is the width of the text features. Of
@@ -47,7 +49,11 @@ class Block(nn.Module):
         b, n, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         drop = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        if x.device.type == "cpu":  # written out: for so few tokens its flash kernel takes 6 times as long
+            weights = F.dropout((q @ k.mT * self.scale).softmax(-1), drop)
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
         x = x + F.dropout(self.out(mixed.transpose(1, 2).reshape(b, n, -1)), drop)
         return x + self.mlp(self.norm2(x))
 
@@ -88,6 +94,9 @@ class StepModel(nn.Module):
     feature_mean: Tensor
     feature_std: Tensor
     positions: Tensor
+    smoothing: Tensor
+    change: Tensor
+    weighting: Tensor
 
     def __init__(self, config: ModelConfig, feature_dim: int, text_dim: int, classes: int = 0) -> None:
         super().__init__()
@@ -109,6 +118,24 @@ class StepModel(nn.Module):
             text_dim,
         )
         width, tokens = config.width, config.frames + config.cls
+        if config.text_weight:
+            if not config.text or feature_dim != text_dim:
+                raise StepclipError(
+                    f"model.text_weight beside frames of {feature_dim} and text of {text_dim} dimensions",
+                    "frames and text of one space (CLIP's), and model.text = true",
+                )
+            self.register_buffer("weighting", torch.eye(feature_dim))
+        if config.smooth:
+            near = _neighbours(config.frames, config.smooth)
+            self.register_buffer("smoothing", near, persistent=False)
+        self.turn: nn.Linear | None = None
+        if config.motion:
+            near = _neighbours(config.frames, MOTION_SMOOTH)
+            change = torch.zeros_like(near)
+            change[1:-1] = (near[2:] - near[:-2]) / 2
+            self.register_buffer("change", change, persistent=False)
+            self.turn = nn.Linear(feature_dim, text_dim if config.text else width, bias=False)
+            nn.init.orthogonal_(self.turn.weight)
         self.norm = nn.LayerNorm(feature_dim) if config.input_norm == "layernorm" else None
         if config.input_norm == "standardise":
             self.register_buffer("feature_mean", torch.zeros(feature_dim))
@@ -150,6 +177,9 @@ class StepModel(nn.Module):
             )
         if self.config.centre:
             frames = frames - frames.mean(1, keepdim=True)
+        moved = self._moved(frames.float()) if self.turn is not None else None
+        if self.config.smooth:
+            frames = self.smoothing @ frames.float()
         x = self.input(self._normalised(frames))
         if self.cls is not None:
             x = torch.cat([self.cls.to(x.dtype).expand(len(x), -1, -1), x], 1)
@@ -157,8 +187,34 @@ class StepModel(nn.Module):
             x = x + self.positions
         h = self.output(self.blocks(x)[:, int(self.config.cls) :])
         if self.skip is not None:
-            h = self.skip(unit(frames.float())) + h
+            h = self.skip(self._weighed(frames.float())) + h
+        if self.turn is not None:
+            h = h + self.config.motion * self.turn(moved)
         return ModelOutput(h, self.pool(h))
+
+    def _moved(self, frames: Tensor) -> Tensor:
+        """How the frames change, at about length 1; a change of less than a hundredth of a frame fades, so
+        that a still video does not move."""
+        if self.config.text_weight:
+            frames = frames @ self.weighting
+        change = self.change @ frames
+        least = 0.01 * frames.norm(dim=-1, keepdim=True).mean(1, keepdim=True)
+        return change / (change.norm(dim=-1, keepdim=True) + least + 1e-6)
+
+    def _weighed(self, x: Tensor) -> Tensor:
+        """At length 1, with `text_weight` in the directions in which sentences differ."""
+        return unit(unit(x) @ self.weighting) if self.config.text_weight else unit(x)
+
+    @torch.no_grad()
+    def weigh(self, sentences: Tensor) -> None:
+        """Take the weighting from the distinct `sentences` (n, text_dim) of the training scripts; only with
+        `text_weight` p: (C / mean eigenvalue + 1)^p of the covariance C of the unit sentences."""
+        if self.config.text_weight:
+            apart = unit(sentences.double())
+            apart = apart - apart.mean(0)
+            size, direction = torch.linalg.eigh(apart.T @ apart / len(apart))
+            strength = (size.clamp(min=0) / size.mean().clamp(min=1e-12) + 1) ** self.config.text_weight
+            self.weighting.copy_((direction * strength) @ direction.T)
 
     def _normalised(self, frames: Tensor) -> Tensor:
         if self.norm is not None:
@@ -195,6 +251,13 @@ class StepModel(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def _neighbours(length: int, spread: float) -> Tensor:
+    """(length, length) rows of Gaussian weights around each place, sums of 1."""
+    place = torch.arange(length)
+    near = torch.exp(-0.5 * ((place[:, None] - place) / spread).square())
+    return near / near.sum(1, keepdim=True)
 
 
 def sinusoidal(length: int, width: int) -> Tensor:

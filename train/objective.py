@@ -21,6 +21,7 @@ from .losses import (
     video_paragraph_loss,
 )
 from .losses.script_order import script_order_loss
+from .losses.video_alignment import video_alignment_loss
 
 if TYPE_CHECKING:
     from .batches import Batch, TrainingSet
@@ -35,6 +36,7 @@ def parts_of(config: LossConfig) -> tuple[str, ...]:
         "fine": config.fine or config.fine_text,
         "fine_text": config.fine or config.fine_text,
         "script": config.script,
+        "alignment": config.alignment,
         "classes": config.classes,
         "sequence": config.sequence,
     }
@@ -68,6 +70,9 @@ def loss_terms(
         terms["fine"], terms["fine_text"] = fine.image, fine.text
     if config.script:
         terms["script"] = _script(model, frames, batch, config, data)
+    if config.alignment:
+        every = gather_with_gradient(frames, world)
+        terms["alignment"] = video_alignment_loss(every, batch.procedures, config.alignment_scale)
     own = batch.procedures[batch.own]
     if config.classes and model.classify is not None:
         terms["classes"] = classification_loss(model.classify(video), own, pairs)

@@ -59,14 +59,15 @@ class Recipe(Section):
             "optim.ema: above 0 beside loss.teacher = true": loss.teacher and not self.optim.ema,
             "data.pairs: true beside loss.sequence > 0": loss.sequence > 0 and not data.pairs,
             "data.batch: an even number beside data.pairs = true": data.pairs and data.batch % 2 == 1,
-            "data.same_task: 0 beside data.pairs = true": data.pairs and data.same_task > 0,
             "data.batch: a multiple of loss.coarse_group": (
                 loss.coarse_group > 0 and data.batch % loss.coarse_group > 0
             ),
             "model.text: true beside a loss of text (coarse, fine, fine_text, script)": (
                 not self.model.text and loss.needs_text
             ),
-            "loss.coarse: one of the losses above 0": not (loss.needs_text or loss.classes or loss.sequence),
+            "loss.coarse: one of the losses above 0": not (
+                loss.needs_text or loss.classes or loss.sequence or loss.alignment
+            ),
             "evaluate.every: above 0 beside evaluate.select or train.patience": (
                 (self.evaluate.select != "last" or train.patience > 0) and not self.evaluate.every
             ),

@@ -132,7 +132,10 @@ class Step:
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         if scaler is not None:
             scaler.unscale_(self.optimiser.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, recipe.optim.clip or math.inf)
+        grads = [p.grad for p in self.weights if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        if recipe.optim.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.weights, recipe.optim.clip, norm)
         self.optimiser.step()
         self.model.clamp_scales()
         if self.average:

@@ -105,6 +105,7 @@ def fit(
         model = StepModel(recipe.model, store.dim, data.text_dim, classes).to(where)
         if recipe.model.input_norm == "standardise" or d.feature_noise:  # both read every frame
             model.standardise(data.spread.mean, data.spread.std)
+        model.weigh(data.sentences[:-1])  # the last row is the padding
         run = RunFolder(
             Path(out), recipe, store.fingerprint, data, resume=resume, overwrite=overwrite, first=first
         )

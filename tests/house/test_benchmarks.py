@@ -71,3 +71,25 @@ def test_the_verdict_is_that_of_the_medians(bench: Any) -> None:
     found = bench.in_turn(3, {name: lambda name=name: turns.append(name) or 1.0 for name in "abc"})
     assert found == {name: [1.0] * 3 for name in "abc"}  # and a first round that counts for nothing
     assert [sorted(turns[i : i + 3]) for i in range(0, 12, 3)] == [["a", "b", "c"]] * 4
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_runs(project_root: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(project_root / "benchmarks"))
+    before = set(sys.modules)
+    bench = import_module("bench_train")
+    result = bench.run(bench.Sizes(rounds=1, batches=(4,), videos=50, frames=16, width=32))
+    text = import_module("train_report").save(result, tmp_path)
+    assert {row["kind"] for row in result["losses"]} == {"split", "viterbi", "sort"}
+    assert all(row["ratio"] > 0 for row in result["losses"]) and result["steps"][0]["ratio"] > 0
+    saved = json.loads((tmp_path / "train.json").read_text())
+    assert [row["what"] for row in saved["asked"]] == [
+        "split loss, times the released", "viterbi loss, times the released",
+        "whole step with bf16, times the released", "minutes of the released CSV schedule",
+    ]  # fmt: skip
+    assert saved["whole"]["seconds"] == pytest.approx(
+        7.5 * result["steps"][0]["times"][result["steps"][0]["fastest"]]["median"], abs=0.1
+    )
+    assert "released, split, fp32" in text and (tmp_path / "train.svg").exists()
+    for name in {"bench_train", "train_report", "weaksvr_literal", "machine"} - before:
+        sys.modules.pop(name, None)

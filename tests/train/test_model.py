@@ -167,3 +167,45 @@ def test_a_centred_model_does_not_see_what_all_frames_of_a_video_share():
         torch.testing.assert_close(together.video, alone.video, rtol=1e-4, atol=1e-4)
         plain = StepModel(config.model_copy(update={"centre": False}), 12, 12).eval()
         assert not torch.allclose(plain(x).frames, plain(x + room).frames, atol=1e-2)
+
+
+def test_smoothed_frames_and_what_moves():
+    torch.manual_seed(0)
+    base = {"residual": True, "centre": False, "positions": "none", "cls": False}
+    x = torch.randn(2, 6, 12)
+    plain = StepModel(ModelConfig(**SMALL, **base), 12, 12).eval()
+    smooth = StepModel(ModelConfig(**SMALL, **base, smooth=0.7), 12, 12).eval()
+    torch.testing.assert_close(plain(x).frames, unit(x))
+    place = torch.arange(6.0)
+    near = torch.exp(-0.5 * ((place[:, None] - place) / 0.7) ** 2)
+    torch.testing.assert_close(smooth(x).frames, unit(near / near.sum(1, keepdim=True) @ x))
+    moving = StepModel(ModelConfig(**SMALL, **base, motion=0.5), 12, 12).eval()
+    turned = (moving(x).frames - unit(x)) / 0.5
+    assert turned[:, [0, -1]].abs().max() < 1e-6  # nothing is known beyond the ends
+    torch.testing.assert_close(turned[:, 1:-1].norm(dim=-1), torch.ones(2, 4), atol=0.1, rtol=0)
+    # a still video does not move, and a steady one moves the same way all along
+    assert (moving(x[:, :1].expand(-1, 6, -1)).frames - unit(x[:, :1])).abs().max() < 1e-4
+    steady = x[:, :1] + place[:, None] * x[:, 1:2]
+    turned = moving(steady).frames - unit(steady)
+    torch.testing.assert_close(turned[:, 2], turned[:, 3], atol=1e-4, rtol=1e-3)
+    assert torch.allclose(moving.turn.weight @ moving.turn.weight.T, torch.eye(12), atol=1e-5)
+
+
+def test_the_text_weighs_directions_in_which_sentences_differ():
+    torch.manual_seed(0)
+    config = ModelConfig(**SMALL, residual=True, text_weight=0.5)
+    model = StepModel(config, 4, 4).eval()
+    x = torch.randn(1, 6, 4)
+    torch.testing.assert_close(model(x).frames, unit(x))  # nothing is known of the text yet
+    sentences = unit(torch.randn(50, 4) * torch.tensor([1.0, 0.5, 0.0, 0.0]) + torch.tensor([0, 0, 0, 1.0]))
+    model.weigh(sentences)
+    apart = sentences.double() - sentences.double().mean(0)
+    covariance = apart.T @ apart / 50
+    size, direction = torch.linalg.eigh(covariance)
+    strength = direction @ torch.diag((size / size.mean() + 1).sqrt()) @ direction.T
+    torch.testing.assert_close(model(x).frames, unit(unit(x) @ strength.float()), atol=1e-5, rtol=1e-4)
+    again = StepModel(config, 4, 4)
+    again.load_state_dict(model.state_dict())  # it is part of what is saved
+    assert again.weighting.equal(model.weighting)
+    with pytest.raises(StepclipError, match=r"model\.text_weight beside frames of 5"):
+        StepModel(config, 5, 4)

@@ -13,6 +13,7 @@ from stepclip.train.batches import TrainingSet
 from stepclip.train.edits import edited_scripts
 from stepclip.train.losses import unit
 from stepclip.train.losses.script_order import script_order_loss, script_scores
+from stepclip.train.losses.video_alignment import video_alignment_loss
 from stepclip.train.order import plan_epoch, split_rows, steps_of_epoch
 
 
@@ -162,3 +163,33 @@ def test_the_right_order_costs_least():
     )
     none = script_order_loss(frames, steps, torch.tensor([4]), edited, lengths, real & False, 50.0)
     assert good < 0.01 < 1 < bad and none == 0
+
+
+def test_the_video_alignment_loss_is_its_formula():
+    """Soft-DTW cell by cell, each video against all others."""
+    torch.manual_seed(0)
+    frames = torch.randn(4, 3, 5, dtype=torch.float64)
+    labels = [0, 1, 0, 2]
+
+    def distance(a, b):
+        cost = 1 - unit(a) @ unit(b).T
+        table = {(-1, -1): 0.0}
+        for i, j in itertools.product(range(3), range(3)):
+            before = [table.get(c, math.inf) for c in ((i - 1, j - 1), (i - 1, j), (i, j - 1))]
+            soft = -0.1 * math.log(sum(math.exp(-x / 0.1) for x in before))
+            table[i, j] = float(cost[i, j]) + soft
+        return table[2, 2] / 6
+
+    terms = []
+    for i in range(4):
+        logits = {j: -30 * distance(frames[i], frames[j]) for j in range(4) if j != i}
+        total = math.log(sum(math.exp(x) for x in logits.values()))
+        own = [logits[j] - total for j in logits if labels[j] == labels[i]]
+        terms += [-sum(own) / len(own)] if own else []
+    got = video_alignment_loss(frames, torch.tensor(labels))
+    assert got.item() == pytest.approx(sum(terms) / 2, abs=1e-5)
+    frames.requires_grad_()
+    (grad,) = torch.autograd.grad(video_alignment_loss(frames, torch.tensor(labels)), frames)
+    assert grad.isfinite().all() and grad.abs().sum() > 0
+    alone = video_alignment_loss(frames, torch.arange(4))
+    assert alone == 0

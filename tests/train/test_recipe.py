@@ -83,7 +83,6 @@ def test_a_base_is_laid_under_and_must_end(tmp_path):
         (["loss.teacher=true", "optim.ema=0"], "optim.ema"),
         (["loss.sequence=1"], "data.pairs"),
         (["data.pairs=true", "data.same_task=0", "data.batch=7"], "data.batch"),
-        (["data.pairs=true"], "data.same_task"),
         (["loss.coarse_group=7"], "data.batch"),
         (["model.text=false", "model.residual=false"], "model.text"),
         (["loss.coarse=0", "loss.fine=0", "loss.fine_text=0"], "loss.coarse"),

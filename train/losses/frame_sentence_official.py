@@ -15,6 +15,7 @@ crashes), it is the last place.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -54,15 +55,15 @@ def frame_sentence_official(
     if labelling == "split":
         cosines, labels = split_image(cosines, lengths)
         of_text, text_labels = split_text(of_text, lengths)
-    image_sample, image_best = _sample(cosines, scale, noise)
-    text_sample, text_best = _sample(of_text, scale, noise)
+    image_soft, image_best = _sample(cosines, scale, noise)
+    text_soft, text_best = _sample(of_text, scale, noise)
     if labelling == "sort":
         labels, text_labels = image_best.sort(1).values, text_best.sort(1).values
     elif labelling == "viterbi":
         labels, text_labels = viterbi_official(cosines), viterbi_official(of_text)
-    image = _cross_entropy(image_sample, labels).mean()
+    image = _cross_entropy(image_soft, image_best, labels).mean()
     real = torch.arange(steps.shape[1], device=steps.device) < lengths[:, None]
-    text = (_cross_entropy(text_sample, text_labels) * real).mean()
+    text = (_cross_entropy(text_soft, text_best, text_labels) * real).mean()
     return FrameSentence(image, text, labels)
 
 
@@ -102,12 +103,20 @@ def _text_labels(n: int, k: int, device: torch.device) -> Tensor:
 
 
 def _sample(cosines: Tensor, tau: Tensor | float, noise: bool) -> tuple[Tensor, Tensor]:
-    """A one-hot sample over the last dimension that carries the gradient of the softmax, and its place."""
+    """The softmax of a noisy last dimension, and the place of its largest: the sample."""
     soft = ((cosines + gumbel(cosines) if noise else cosines) / tau).softmax(-1)
-    best = soft.argmax(-1)
-    hard = torch.zeros_like(soft).scatter_(-1, best[..., None], 1.0)
-    return hard - soft.detach() + soft, best
+    return soft, soft.argmax(-1)
 
 
-def _cross_entropy(sample: Tensor, labels: Tensor) -> Tensor:
-    return sample.logsumexp(-1) - sample.gather(-1, labels[..., None])[..., 0]
+def _cross_entropy(soft: Tensor, best: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, as if it were logits, of the one-hot sample that carries the gradient of `soft`.
+
+    With z = e + K - 1 it is log z, less 1 for a hit (`methods/weaksvr.md` 4.2); its slope against the sample,
+    softmax minus label, is (e - 1) / z at the best and -1 at the label beside a constant, which `soft` (its
+    sum is 1) does not feel. So nothing of size K is written out.
+    """
+    z = math.e + soft.shape[-1] - 1
+    places = torch.stack([best, labels], -1)
+    at_best, at_label = soft.gather(-1, places).unbind(-1)
+    slope = (math.e - 1) / z * at_best - at_label
+    return slope - slope.detach() + (math.log(z) - (best == labels).to(soft.dtype))
