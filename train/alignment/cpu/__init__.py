@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import portable
 from ..patterns import Pattern
 from . import drop_kernel, hard_kernel, jump_kernel, soft_kernel
 from .lanes import Grid, flat_of, grid_of, over_blocks, scratch
 
+SHORT = 2**15 - 1
 _ENDS = {"corner": 0, "row": 1, "otam": 2}
 
 
@@ -57,6 +59,8 @@ def soft(
 
 
 def labels(similarity: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    if similarity.shape[3] > SHORT:  # the kernel's room holds column numbers of 16 bits
+        return portable.labels(similarity, t, s)
     grid = grid_of(similarity, t, s)
     out = np.full((t.numel(), grid.rows), -1, np.int64)
 
