@@ -114,6 +114,13 @@ def test_a_small_gamma_tends_to_the_labels(backend):
         torch.testing.assert_close(soft.value, best, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_columns_than_a_short_number_holds(backend):
+    sim = torch.zeros(3, 40_000)
+    sim[0, 35_000] = sim[1, 35_000] = sim[2, 39_000] = 1
+    assert monotone(sim, backend=backend).tolist() == [35_000, 35_000, 39_000]
+
+
 # ---- the released Viterbi
 
 
