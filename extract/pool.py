@@ -27,7 +27,7 @@ from ..cache.errors import StepclipError
 from .decoders.base import DecodeError, End, Sampling
 from .geometry import centre
 
-CHUNK_FRAMES = 64
+CHUNK_FRAMES = 32
 CHUNK_BYTES = 16 * 2**20
 CHECK = 0.5  # seconds between two looks at the clocks
 

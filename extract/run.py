@@ -80,6 +80,7 @@ class Run:
         self.size = int(encoder.fields().get("preprocess.size", encoder.image_size))
         self.batch = int(getattr(encoder, "batch", 1))
         self.at_once = int(getattr(encoder, "at_once", BATCH))
+        self.least = int(getattr(encoder, "batch", self.at_once))  # for an encoder that has nothing to do
         self.report, self.display, self.max_failures = report, display, max_failures
         self.open: dict[int, Video] = {}
         self.waiting: dict[tuple[int, ...], list[Piece]] = {}  # by shape: only alike frames stack
@@ -134,7 +135,8 @@ class Run:
         counts = {shape: sum(len(p.images) for p in pieces) for shape, pieces in self.waiting.items()}
         shape = max(counts, key=lambda each: counts[each])
         # frames of many sizes shall not pile up: then the largest heap goes, although it is no full batch
-        if counts[shape] >= self.at_once:
+        idle = all(future.done() for _, future in self.flying)
+        if counts[shape] >= (self.least if idle else self.at_once):
             self._encode(shape)
         elif sum(counts.values()) >= 4 * self.at_once:
             self._encode(shape, all_=True)
