@@ -63,11 +63,15 @@ def _short(path: str) -> str:
 def recipes_table() -> Table:
     from ..train import list_recipes, load_recipe
 
-    shown = table("recipe", "epochs", "batch", "frames", "width x depth", "step labels")
+    shown = table("recipe", "epochs", "batch", "frames", "width x depth", "losses", "step labels")
     for name in list_recipes():
         r = load_recipe(name)
         size = f"{r.model.width} x {r.model.depth}"
-        add(shown, name, r.train.epochs, r.data.batch, r.model.frames, size, r.loss.labels)
+        terms = ", ".join(term for term in r.loss.terms if term != "fine_text")
+        labels = "–" if "fine" not in r.loss.terms else r.loss.labels
+        if r.loss.fine_form == "official":
+            labels += ", as released"
+        add(shown, name, r.train.epochs, r.data.batch, r.model.frames, size, terms, labels)
     return shown
 
 

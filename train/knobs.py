@@ -177,6 +177,21 @@ class LossConfig(Section):
     sequence_tau: Positive = Field(default=1.0, description="its temperature; released: none, which is 1")
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """The losses that a recipe asks for, in the order in which they are logged."""
+        fine = self.fine or self.fine_text
+        asked = {
+            "coarse": self.coarse,
+            "fine": fine,
+            "fine_text": fine,
+            "script": self.script,
+            "alignment": self.alignment,
+            "classes": self.classes,
+            "sequence": self.sequence,
+        }
+        return tuple(name for name, weight in asked.items() if weight)
+
+    @property
     def needs_text(self) -> bool:
         return bool(self.coarse or self.fine or self.fine_text or self.script)
 

@@ -29,20 +29,6 @@ if TYPE_CHECKING:
     from .model import ModelOutput, StepModel
 
 
-def parts_of(config: LossConfig) -> tuple[str, ...]:
-    """Names of the terms that a recipe computes, the sum first."""
-    asked = {
-        "coarse": config.coarse,
-        "fine": config.fine or config.fine_text,
-        "fine_text": config.fine or config.fine_text,
-        "script": config.script,
-        "alignment": config.alignment,
-        "classes": config.classes,
-        "sequence": config.sequence,
-    }
-    return ("loss", *(name for name, weight in asked.items() if weight))
-
-
 def loss_terms(
     model: StepModel,
     output: ModelOutput,

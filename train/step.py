@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .objective import loss_terms, parts_of
+from .objective import loss_terms
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,7 +46,7 @@ class Step:
         self.forward, self.optimiser = fabric.setup(compiled, optimiser)
         self.average = [p.detach().clone() for p in self.weights] if recipe.optim.ema else []
         self.teacher = self._teacher() if recipe.loss.teacher else None
-        self.parts = parts_of(recipe.loss)
+        self.parts = ("loss", *recipe.loss.terms)
         self._rate = torch.zeros((), device=self.device)
         self._blend = torch.zeros((), device=self.device)
         self._sums = torch.zeros(len(self.parts) + 1, device=self.device)
