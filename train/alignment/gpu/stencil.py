@@ -151,7 +151,7 @@ def flow_back(
             tl.store(cells, here, mask=real(v, strip, d, t, s, W, ROWS))
             to_d = here * share_d0
             to_u = here * share_u0
-            to_l = here - to_d - to_u if HAS_LEFT else tl.zeros_like(here)
+            to_l = tl.maximum(here - to_d - to_u, 0.0) if HAS_LEFT else tl.zeros_like(here)
             if ROWS:
                 stays = to_l
                 moves = to_u
