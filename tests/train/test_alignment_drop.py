@@ -204,3 +204,15 @@ def test_drop_costs_beyond_the_lengths_are_never_read():
 def test_a_quantile_is_a_share(share):
     with pytest.raises(StepclipError, match="quantile"):
         percentile_drop(torch.zeros(2, 2), share)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_where_there_is_no_way_no_frame_has_a_step(backend):
+    cost = torch.rand(3, 4, 6)  # four frames cannot show six steps
+    assert drop_dtw(cost, 0.5, None, (4, torch.tensor([6, 4, 6])), backend=backend).isinf().tolist() == [
+        True,
+        False,
+        True,
+    ]
+    labels = drop_dtw_labels(cost, 0.5, None, (4, torch.tensor([6, 4, 6])), backend=backend)
+    assert labels[1].tolist() == [0, 1, 2, 3] and labels[[0, 2]].eq(-1).all()

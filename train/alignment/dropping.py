@@ -40,19 +40,9 @@ def drop_dtw(
     step_drop: likewise (..., S); None: no step may be left out (the paper's form).
     contiguous: the frames of a step follow each other; False: frames between them may be left out.
     """
-    cost = torch.as_tensor(cost)
     p, frames, steps = _drops(cost, frame_drop, step_drop, lengths, check)
     labels = _labels(p, frames, steps, contiguous, backend)
-    matrix = p.matrix
-    along = matrix.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    real = torch.arange(matrix.shape[2], device=matrix.device) < p.t[..., None]
-    zero = torch.zeros((), dtype=matrix.dtype, device=matrix.device)
-    value = torch.where(labels >= 0, along, torch.where(real, frames, zero)).sum(-1)
-    step = torch.arange(matrix.shape[3], device=matrix.device)
-    has = torch.zeros(*p.t.shape, matrix.shape[3] + 1, dtype=torch.bool, device=matrix.device)
-    has.scatter_(-1, labels + 1, True)  # -1 falls into the first place, which nobody reads
-    missing = ~has[..., 1:] & (step < p.s[..., None])
-    return p.back(value + torch.where(missing, steps, zero).sum(-1))
+    return p.back(_total(p, labels, frames, steps))
 
 
 @torch.no_grad()
@@ -66,10 +56,12 @@ def drop_dtw_labels(
     backend: str = "auto",
     check: bool = True,
 ) -> Tensor:
-    """The step of each frame: (..., T, S) -> int64 (..., T), -1 for background and beyond the row length. A
-    step that no frame has was left out."""
-    p, frames, steps = _drops(torch.as_tensor(cost), frame_drop, step_drop, lengths, check)
-    return p.back(_labels(p, frames, steps, contiguous, backend))
+    """The step of each frame: (..., T, S) -> int64 (..., T), -1 for background, beyond the row length, and
+    everywhere where there is no way (the value is inf). A step that no frame has was left out."""
+    p, frames, steps = _drops(cost, frame_drop, step_drop, lengths, check)
+    labels = _labels(p, frames, steps, contiguous, backend)
+    possible = _total(p, labels, frames, steps) < float("inf")
+    return p.back(torch.where(possible[..., None], labels, -1))
 
 
 @torch.no_grad()
@@ -129,3 +121,17 @@ def _each(given: Any, p: Problems, width: int, lengths: Tensor, name: str, check
 def _labels(p: Problems, frames: Tensor, steps: Tensor, contiguous: bool, backend: str) -> Tensor:
     kernels: Any = choose(backend, p)
     return kernels.drop(p.matrix.detach(), p.t, p.s, frames.detach(), steps.detach(), contiguous)
+
+
+def _total(p: Problems, labels: Tensor, frames: Tensor, steps: Tensor) -> Tensor:
+    """(G, L): what the labels cost, differentiable."""
+    matrix = p.matrix
+    along = matrix.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    real = torch.arange(matrix.shape[2], device=matrix.device) < p.t[..., None]
+    zero = torch.zeros((), dtype=matrix.dtype, device=matrix.device)
+    value = torch.where(labels >= 0, along, torch.where(real, frames, zero)).sum(-1)
+    step = torch.arange(matrix.shape[3], device=matrix.device)
+    has = torch.zeros(*p.t.shape, matrix.shape[3] + 1, dtype=torch.bool, device=matrix.device)
+    has.scatter_(-1, labels + 1, True)  # -1 falls into the first place, which nobody reads
+    missing = ~has[..., 1:] & (step < p.s[..., None])
+    return value + torch.where(missing, steps, zero).sum(-1)
