@@ -106,7 +106,9 @@ def cost_matrix(
     shapes = [tuple(getattr(x, "shape", ())) or type(x).__name__ for x in (a, b)]
     if not all(isinstance(x, Tensor) and x.ndim > 1 for x in (a, b)) or a.shape[-1] != b.shape[-1]:
         raise StepclipError(f"features {shapes[0]} and {shapes[1]}", "tensors (..., T, D) and (..., S, D)")
-    product = kind.left(a) @ kind.right(b).transpose(-1, -2)
+    a, b = raised(a, b)
+    with torch.autocast(a.device.type, enabled=False):  # sums over paths need the digits
+        product = kind.left(a) @ kind.right(b).transpose(-1, -2)
     if kind.finish is None:
         return product
     real = None
@@ -114,6 +116,12 @@ def cost_matrix(
         real = (torch.arange(b.shape[-2], device=b.device) < torch.as_tensor(steps)[..., None])[..., None, :]
     u, v = (norms(a)[..., None], norms(b)[..., None, :]) if kind.norms else (None, None)
     return kind.finish(product, u, v, real, temperature)
+
+
+def raised(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the better precision of the two, float32 at least."""
+    kind = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return a.to(kind), b.to(kind)
 
 
 def norms(x: Tensor) -> Tensor:

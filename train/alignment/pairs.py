@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from ...cache.errors import StepclipError, nearest
-from .costs import Cost, find_cost, norms
+from .costs import Cost, find_cost, norms, raised
 from .normalise import check_normalise
 from .otam import transposed
 from .patterns import DTW, OTAM, SUBSEQUENCE, Pattern
@@ -74,6 +74,7 @@ def pairs(
     if distance == "sinkhorn" and normalise != "sum":
         raise StepclipError(f"normalise={normalise!r} with sinkhorn", "'sum': its plan has mass 1")
     t, s = _lengths(lengths_a, a, "lengths_a", check), _lengths(lengths_b, b, "lengths_b", check)
+    a, b = raised(a, b)
     a = _prepared(a, None if lengths_a is None else t, "a", check)
     b = _prepared(b, None if lengths_b is None else s, "b", check)
     if not len(a) or not len(b):
@@ -131,7 +132,8 @@ def _costs(
     """(G, T, D) against `other` = (C, S) -> costs (G, C, T, S); `turned`: the first are the steps, and the
     matrix comes out as (G, C, rows of the second, rows of the first)."""
     (g, t, d), (c, s) = part.shape, other
-    product = part.reshape(g * t, d) @ right
+    with torch.autocast(part.device.type, enabled=False):  # sums over paths need the digits
+        product = part.reshape(g * t, d) @ right
     if right.device.type == "cpu":
         product = product.view(g, t, s, c).permute(0, 3, 1, 2)
     else:
@@ -175,9 +177,7 @@ def _distance(
 
 
 def _prepared(x: Tensor, lengths: Tensor | None, name: str, check: bool) -> Tensor:
-    """Float32 or better, zeros beyond the lengths."""
-    if not x.is_floating_point() or x.element_size() < 4:
-        x = x.float()
+    """Zeros beyond the lengths, and finite."""
     if lengths is not None:
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         x = torch.where(real[..., None], x, x.new_zeros(()))

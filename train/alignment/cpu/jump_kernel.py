@@ -111,7 +111,7 @@ def forward(
     `keep` shares (rows, columns, lanes): what column k itself adds to the running sum of 0..k in the row
     above, and ends (columns, lanes): the share of each column in the end."""
     one, wall, zero = splat(ONE), splat(WALL), splat(ZERO)
-    high, factor = splat(-WALL), splat(scale)
+    factor, limit = splat(scale), splat(abs(WALL / scale))
     before = np.empty(columns * 2 * lanes, np.float32)
     running = np.empty(2 * lanes, np.float32)
     for s in range(columns):
@@ -125,7 +125,7 @@ def forward(
         for s in range(columns):
             place = base + t * row + s * column
             for l in range(0, lanes, 16):
-                p, whole = _exp2(most(least(load(cells, place + l) * factor, high), wall))
+                p, whole = _exp2(load(cells, place + l), factor, limit)
                 i = s * 2 * lanes + l
                 m, e = load(before, i), load(before, i + lanes)
                 mr, er = load(running, l), load(running, lanes + l)

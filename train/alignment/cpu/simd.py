@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.core.typing import signature
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
@@ -175,6 +176,18 @@ def nearest(typing: Any, x: Any) -> Any:
         return builder.fsub(builder.fadd(args[0], magic), magic)
 
     return x(x), generate
+
+
+@intrinsic
+def product_less(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b - c, rounded once."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        name = f"llvm.fma.v{LANES}f{a.integer.element.width}"
+        fma = get_or_insert_function(builder.module, ir.FunctionType(a.llvm, [a.llvm] * 3), name)
+        return builder.call(fma, [args[0], args[1], builder.fneg(args[2])])
+
+    return a(a, a, a), generate
 
 
 @intrinsic

@@ -21,7 +21,19 @@ import numpy as np
 from numba import njit
 
 from .lanes import clear, locate, pack, unpack
-from .simd import EXP2, exponent, least, load, mantissa, most, nearest, power_of_two, splat, store
+from .simd import (
+    EXP2,
+    exponent,
+    least,
+    load,
+    mantissa,
+    most,
+    nearest,
+    power_of_two,
+    product_less,
+    splat,
+    store,
+)
 
 F = np.float32
 #: exponents at or below stand for no way at all; sums stay exact in float32 up to 2^24
@@ -37,10 +49,12 @@ def scale_of(gamma: float) -> float:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False, inline="always")
-def _exp2(x):
-    """2^x as (mantissa in [0.7, 1.42), whole exponent)."""
-    whole = nearest(x)
-    f = x - whole
+def _exp2(x, factor, limit):
+    """2^(x * factor) as (mantissa in [0.7, 1.42), whole exponent); |x| up to limit. The fraction is taken
+    from the exact product: large costs and small gammas lose no digits."""
+    x = most(least(x, limit), splat(ZERO) - limit)
+    whole = nearest(x * factor)
+    f = product_less(x, factor, whole)
     p = splat(C4) + f * splat(C5)
     p = splat(C0) + f * (splat(C1) + f * (splat(C2) + f * (splat(C3) + f * p)))
     return p, whole
@@ -91,7 +105,7 @@ def forward(
     """Fills value (lanes,); with `keep` also shares (rows, columns, 2, lanes): of the diagonal and of the
     upper predecessor, and end_shares (rows, 3, lanes): diagonal, upper and left of the end's own column."""
     one, wall, zero = splat(ONE), splat(WALL), splat(ZERO)
-    high, factor = splat(-WALL), splat(scale)
+    factor, limit = splat(scale), splat(abs(WALL / scale))
     # before[s]: column s - 1 of the row above, mantissas then exponents; before[0] is in front of the matrix
     before = np.empty((columns + 1) * 2 * lanes, np.float32)
     beside = np.empty(2 * lanes, np.float32)
@@ -116,7 +130,7 @@ def forward(
             place = base + t * row + s * column
             above = up_all or s == 0
             for l in range(0, lanes, 16):
-                p, whole = _exp2(most(least(load(cells, place + l) * factor, high), wall))
+                p, whole = _exp2(load(cells, place + l), factor, limit)
                 i = s * 2 * lanes + l
                 md, ed = load(before, i), load(before, i + lanes)
                 mu = load(before, i + 2 * lanes)
