@@ -1,18 +1,20 @@
 """Frames per second of every decoder, by how densely the frames of a video are wanted.
 
-    python benchmarks/bench_decode.py [--seconds 60] [--size 1280x720] [--rounds 3] [--out DIR]
+    python benchmarks/bench_decode.py [--quick] [--seconds 30] [--size 1280x720] [--rounds 3] [--out DIR]
 
 One H.264 video with a key frame every 60 frames and one with every 250 (ffmpeg's moving pictures with noise,
-30 frames a second), decoded to a short side of 224. `pyav, all read` is PyAV without going to key frames.
-The decoders take turns, so that what else the machine does hits all alike; medians of the rounds. Frames per
-second count what comes out; the processor's time is that of all threads and child processes. Writes
-decode.json, .md and .svg beside this script.
+30 frames a second), decoded to a short side of 224. `pyav, all read` is PyAV that passes over nothing: it
+neither goes to key frames nor leaves out frames that no other is predicted from. The decoders take turns, so
+that what else the machine does hits all alike; medians of the rounds. Frames per second count what comes out;
+the processor's time is that of all threads and child processes. Writes decode.json (with the machine and its
+load), .md and .svg beside this script and the table of README.md; with --quick or --out DIR not README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from readme import put
 
 HERE = Path(__file__).parent
 GAPS = (60, 250)  # frames from key frame to key frame
@@ -43,10 +46,9 @@ def samplings() -> dict[str, Any]:
     from stepclip.extract.decoders import Sampling
 
     return {
+        "8 frames": Sampling(frames=8),
         "16 frames": Sampling(frames=16),
-        "32 frames": Sampling(frames=32),
         "WeakSVR's 48": Sampling(weaksvr="test"),
-        "128 frames": Sampling(frames=128),
         "1 frame/s": Sampling(fps=1),
         "4 frames/s": Sampling(fps=4),
         "all": Sampling(all=True),
@@ -61,14 +63,14 @@ def processor() -> float:
 
 @contextmanager
 def reading_all() -> Iterator[None]:
-    """PyAV without jumps to key frames."""
+    """PyAV that passes over nothing."""
     from stepclip.extract.decoders import pyav
 
-    before, pyav.jumps = pyav.jumps, lambda *_: []
+    before, pyav.pays = pyav.pays, lambda *_: False
     try:
         yield
     finally:
-        pyav.jumps = before
+        pyav.pays = before
 
 
 def ways() -> dict[str, Callable[[Path, Any], int]]:
@@ -90,13 +92,14 @@ def ways() -> dict[str, Callable[[Path, Any], int]]:
 
 
 def run(seconds: float, size: str, rounds: int) -> dict[str, Any]:
-    rows = []
+    rows, load = [], [os.getloadavg()[0]]
+    began_all = time.perf_counter()
     decoders = ways()
     with tempfile.TemporaryDirectory() as folder:
         for gap in GAPS:
             path = make_video(Path(folder) / f"{gap}.mp4", size, seconds, gap)
             for way in decoders.values():
-                way(path, samplings()["16 frames"])  # libraries loaded, the file in the page cache
+                way(path, samplings()["8 frames"])  # libraries loaded, the file in the page cache
             for label, sampling in samplings().items():
                 taken: dict[str, list[tuple[float, float]]] = {name: [] for name in decoders}
                 frames = {}
@@ -122,9 +125,16 @@ def run(seconds: float, size: str, rounds: int) -> dict[str, Any]:
                     print(
                         f"{gap:4} {label:13} {name:16} {rows[-1]['frames_per_s']:8.1f} frames/s", flush=True
                     )
+                load.append(os.getloadavg()[0])
     versions = ["av", "decord", "torch"] + (["torchcodec"] if "torchcodec" in decoders else [])
     what = {"seconds": seconds, "size": size, "rounds": rounds, "to": 224, "rate": 30}
-    return {"what": what, "machine": machine(*versions), "rows": rows}
+    return {
+        "what": what,
+        "machine": machine(*versions),
+        "load average": [round(min(load), 1), round(max(load), 1)],
+        "took": round(time.perf_counter() - began_all),
+        "rows": rows,
+    }
 
 
 def table(result: dict[str, Any], key: str, gap: int) -> dict[str, dict[str, float]]:
@@ -136,15 +146,39 @@ def table(result: dict[str, Any], key: str, gap: int) -> dict[str, dict[str, flo
     return found
 
 
-def markdown(result: dict[str, Any]) -> str:
-    what, on = result["what"], result["machine"]
-    lines = [
+def setting(result: dict[str, Any]) -> str:
+    what, on, load = result["what"], result["machine"], result["load average"]
+    return (
         f"{what['seconds']:g} s of {what['size']} H.264 at {what['rate']} frames/s, to a short side of "
-        f"{what['to']}; median of {what['rounds']}. {on['cpu']}, {on['cores']} cores; "
+        f"{what['to']}; median of {what['rounds']} rounds; {on['cpu']}, {on['cores']} cores; load of the "
+        f"machine {load[0]:g} to {load[1]:g}; "
         + ", ".join(f"{name} {on[name]}" for name in ("av", "decord", "torchcodec") if name in on)
-        + ".",
+    )
+
+
+def overview(result: dict[str, Any]) -> str:
+    """The part for README.md: frames per second of both videos in one table."""
+    sparse, dense = (table(result, "frames_per_s", gap) for gap in (250, 60))
+    labels = list(next(iter(dense.values())))
+    best = {(id(of), x): max(row[x] for row in of.values()) for of in (sparse, dense) for x in labels}
+    lines = [
+        f"{setting(result)}. Frames per second that come out, key frame every 250 / every 60 frames:",
         "",
+        "| | " + " | ".join(labels) + " |",
+        "|---|" + "---:|" * len(labels),
     ]
+    for name in dense:
+        cells = []
+        for x in labels:
+            pair = (f"**{of[name][x]:g}**" if of[name][x] == best[id(of), x] else f"{of[name][x]:g}"
+                    for of in (sparse, dense))  # fmt: skip
+            cells.append(" / ".join(pair))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [f"{setting(result)}.", ""]
     for key, title in (("frames_per_s", "frames/s"), ("processor_ms_per_frame", "ms of processor per frame")):
         for gap in GAPS:
             found = table(result, key, gap)
@@ -191,17 +225,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--quick", action="store_true", help="one round of a short video")
+    parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 8.0, 1
     result = run(options.seconds, options.size, options.rounds)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "decode.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.out / "decode.md").write_text(markdown(result))
     chart(result, options.out / "decode.svg")
-    print(markdown(result))
+    if options.out == HERE and not options.quick:
+        put("decode", overview(result))
+    print(overview(result), markdown(result), sep="\n")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def add_texts(
     writer: FeatureWriter, encoder: Encoder, manifest: Manifest, mode: str, report: ExtractionReport
 ) -> None:
     """Every distinct step and paragraph that the cache lacks, encoded once."""
+    began = time.monotonic()
     scripts = {JOIN.join(row.steps): row.steps for row in manifest}
     report.over_long = find_over_long(encoder, list(scripts.values()), mode).over_long
     if steps := writer.missing_text(manifest.steps(), "step"):
@@ -129,6 +130,7 @@ def add_texts(
         features, _ = encode_paragraphs(encoder, [scripts[text] for text in paragraphs], mode)
         writer.add_text(paragraphs, features, "paragraph")
     report.texts = len(steps) + len(paragraphs)
+    report.stages.texts += time.monotonic() - began
 
 
 def decoded_size(encoder: Encoder) -> int:

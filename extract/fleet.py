@@ -259,7 +259,7 @@ def _collect(
 
 def _add_stages(report: ExtractionReport, part: ExtractionReport) -> None:
     ours, theirs = report.stages, part.stages
-    for name in ("decoding", "decoded", "encoding", "encoded", "writing", "kept", "written"):
+    for name in ("decoding", "decoded", "encoding", "encoded", "texts", "writing", "kept", "written"):
         setattr(ours, name, getattr(ours, name) + getattr(theirs, name))
 
 

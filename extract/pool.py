@@ -315,7 +315,11 @@ def _send_chunks(connection: Connection, plan: Plan, decoder: Any, job: Job) -> 
         shown, image = item
         images.append(middle_square(image) if plan.square and min(image.shape[:2]) == plan.size else image)
         times.append(shown)
-        if len(images) == CHUNK_FRAMES or images[0].nbytes * len(images) >= CHUNK_BYTES:
+        # the first one is short, so that an idle encoder has something to do
+        if (
+            len(images) == (CHUNK_FRAMES // 2 if first else CHUNK_FRAMES)
+            or images[0].nbytes * len(images) >= CHUNK_BYTES
+        ):
             send()
     if finish is None:
         raise DecodeError("decoder-error", f"{job.path}: the decoder gave no end", "an End as the last item")

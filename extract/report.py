@@ -27,6 +27,7 @@ class Stages:
     decoded: int = 0
     encoding: float = 0.0
     encoded: int = 0
+    texts: float = 0.0  # seconds of the encoder, too
     writing: float = 0.0
     kept: int = 0  # frames written
     written: int = 0  # bytes of features
@@ -43,7 +44,7 @@ class Stages:
         """The share of `seconds` for which each stage was at work and did not wait for another."""
         spent = {
             "decode": self.decoding / self.workers,
-            "encode": self.encoding / self.encoders,
+            "encode": (self.encoding + self.texts) / self.encoders,
             "write": self.writing / self.encoders,
         }
         return {name: min(each / max(seconds, 1e-9), 1.0) for name, each in spent.items()}

@@ -80,7 +80,8 @@ class Run:
         self.size = int(encoder.fields().get("preprocess.size", encoder.image_size))
         self.batch = int(getattr(encoder, "batch", 1))
         self.at_once = int(getattr(encoder, "at_once", BATCH))
-        self.least = int(getattr(encoder, "batch", self.at_once))  # for an encoder that has nothing to do
+        # for an encoder that has nothing to do: one batch of the two that each of its threads gets
+        self.least = max(self.at_once // 2, self.batch) if self.batch > 1 else self.at_once
         self.report, self.display, self.max_failures = report, display, max_failures
         self.open: dict[int, Video] = {}
         self.waiting: dict[tuple[int, ...], list[Piece]] = {}  # by shape: only alike frames stack

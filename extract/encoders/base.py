@@ -132,16 +132,19 @@ def compiled(call: Callable[[Any], Any], pixels: Any) -> Callable[[Any], Any]:
     return made
 
 
-def in_threads(encode: Callable[[np.ndarray], np.ndarray], batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+def in_threads(
+    encode: Callable[[Any], np.ndarray], batches: Sequence[Any], lone: bool = False
+) -> list[np.ndarray]:
     """`encode` of each batch, on as many Python threads as torch may use, one torch thread in each.
 
     On a CPU this is faster than one batch on all of torch's threads, and far faster where other processes
-    keep the cores busy, for those threads wait for each other in every operation.
+    keep the cores busy, for those threads wait for each other in every operation. lone: also a single batch
+    gets one thread, as is best for small ones.
     """
     import torch
 
     threads = min(torch.get_num_threads(), len(batches))
-    if threads <= 1:
+    if threads < 1 or (threads == 1 and not lone):
         return [encode(batch) for batch in batches]
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -127,26 +127,36 @@ class TransformersCLIP:
         encoded: np.ndarray = self._vision(pixels)[:count].float().cpu().numpy()
         return encoded
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """n texts to (n, D) float32, raw; the state at the first end token, projected."""
         features = np.zeros((len(texts), self.dim), np.float32)
         tokens = [self._cut(ids) for ids in self._tokens(texts)]
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))  # alike lengths pad little
-        for first in range(0, len(order), self.batch):
-            places = order[first : first + self.batch]
-            longest = len(tokens[places[-1]])
-            # attention is causal, so what fills up behind the end token changes nothing before it
-            ids = torch.full((len(places), longest), self._end)
-            for row, place in enumerate(places):
-                ids[row, : len(tokens[place])] = torch.tensor(tokens[place])
-            ends = (ids == self._end).int().argmax(dim=1)
-            with autocast(self.device, self.precision):
-                states = self.model.text_model(input_ids=ids.to(self.device)).last_hidden_state
-                pooled = states[torch.arange(len(places)), ends.to(self.device)]
-                projected = self.model.text_projection(pooled)
-            features[places] = projected.float().cpu().numpy()
+        batches = [order[first : first + self.batch] for first in range(0, len(order), self.batch)]
+        groups = [[tokens[place] for place in places] for places in batches]
+        parts = (
+            in_threads(self._encode_tokens, groups, lone=True)
+            if self.device == "cpu"
+            else map(self._encode_tokens, groups)
+        )
+        for places, part in zip(batches, parts, strict=True):
+            features[places] = part
         return features
+
+    @torch.inference_mode()
+    def _encode_tokens(self, tokens: Sequence[list[int]]) -> np.ndarray:
+        """The features of some texts by their tokens, the longest last."""
+        # attention is causal, so what fills up behind the end token changes nothing before it
+        ids = torch.full((len(tokens), len(tokens[-1])), self._end)
+        for row, each in enumerate(tokens):
+            ids[row, : len(each)] = torch.tensor(each)
+        ends = (ids == self._end).int().argmax(dim=1)
+        with autocast(self.device, self.precision):
+            states = self.model.text_model(input_ids=ids.to(self.device)).last_hidden_state
+            pooled = states[torch.arange(len(tokens)), ends.to(self.device)]
+            projected: torch.Tensor = self.model.text_projection(pooled)
+        encoded: np.ndarray = projected.float().cpu().numpy()
+        return encoded
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, start and end included, before it is cut at `context`."""
