@@ -15,7 +15,6 @@ A problem with no way at all has the value inf (-inf for labels, which maximise)
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,11 +24,9 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError, nearest
-from .problems import Problems
+from .problems import Problems, limit
 
 BACKENDS = ("auto", "numba", "triton", "torch")
-#: where the float32 kernels keep every digit of the exponent: |cost| * (T + S) / gamma in powers of two
-EXACT = 4e6
 
 
 def choose(name: str, p: Problems, *, gamma: float | None = None) -> ModuleType:
@@ -55,8 +52,7 @@ def _why_not(p: Problems, gamma: float | None) -> str:
         return ""
     if p.matrix.dtype == torch.float64:
         return "a soft alignment in float64"
-    steps = p.matrix.shape[2] + p.matrix.shape[3]
-    if p.largest * steps * math.log2(math.e) / gamma > EXACT:
+    if p.largest > limit(p.matrix, gamma):
         return f"costs up to {p.largest:.3g} at gamma {gamma:g}, which need float64"
     return ""
 

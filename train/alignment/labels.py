@@ -82,7 +82,7 @@ def soft_monotone(
     Its gradient are the posteriors: the probability of each label at each frame. `visit_all`: over the
     labellings that visit every step (a problem with fewer rows than steps has none, and takes free jumps)."""
     _check_gamma(gamma)
-    p = problems(similarity, lengths, check=check, infinite="similarity")
+    p = problems(similarity, lengths, gamma=gamma, check=check, infinite="similarity")
     value, weights = _soft(p, gamma, visit_all, backend, p.wants_gradient)
     if p.wants_gradient:
         assert weights is not None
@@ -101,7 +101,7 @@ def monotone_posteriors(
 ) -> Alignment:
     """The value of `soft_monotone` and its posteriors (..., T, S): rows sum to 1, zeros beyond."""
     _check_gamma(gamma)
-    p = problems(detached(similarity), lengths, check=check, infinite="similarity")
+    p = problems(detached(similarity), lengths, gamma=gamma, check=check, infinite="similarity")
     value, weights = _soft(p, gamma, visit_all, backend, True)
     assert weights is not None
     return Alignment(p.back(value), p.back(weights))

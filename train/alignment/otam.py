@@ -64,7 +64,7 @@ def _otam(
 ) -> Tensor:
     check_normalise(normalise)
     _check_gamma(gamma)
-    p = problems(cost, lengths, check=check)
+    p = problems(cost, lengths, gamma=gamma, check=check)
     value = pattern_value(p, OTAM, gamma, normalise, backend)
     if symmetric:
         value = value + pattern_value(transposed(p), OTAM, gamma, normalise, backend)

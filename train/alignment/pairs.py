@@ -164,11 +164,11 @@ def _distance(
 ) -> Tensor:
     if distance == "sinkhorn":
         return sinkhorn(matrix, gamma, (t, s), check=False)
+    soft = gamma if distance in _SOFT else None
     if kind.bound is None:
-        p = problems(matrix, (t, s), check=False)
+        p = problems(matrix, (t, s), gamma=soft, check=False)
     else:  # nothing to look at: the features were finite, and the cost is bounded
         p = Problems(matrix, t, s, matrix.shape[:2], finite=True, largest=kind.bound)
-    soft = gamma if distance in _SOFT else None
     pattern = _HARD.get(distance) or _SOFT[distance]
     value = pattern_value(p, pattern, soft, normalise, backend)
     if pattern is OTAM:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...cache.errors import StepclipError
 
-#: beyond this size a number is looked at again, within the lengths only: it decides whether float32 is enough
-LARGE = 1e3
+#: where the float32 kernels keep every digit of an exponent: |cost| * (T + S) / gamma in powers of two
+EXACT = 4e6
 #: None: all is real. A tuple (rows, columns), each None, a number or one per problem. Or a tensor (..., 2).
 Lengths = Any
 
@@ -49,14 +49,20 @@ class Problems:
 
 
 def problems(
-    matrix: Tensor, lengths: Lengths = None, *, check: bool = True, infinite: str = "cost"
+    matrix: Tensor,
+    lengths: Lengths = None,
+    *,
+    gamma: float | None = None,
+    check: bool = True,
+    infinite: str = "cost",
 ) -> Problems:
     """`(..., T, S)` and its lengths as a grid. Half precision is raised to float32: sums over paths need the
     digits.
 
-    `infinite`: which infinities mean a forbidden cell and may stand in the matrix: of a "cost" +inf, of a
-    "similarity" -inf, "both" or "none". `check=False` leaves out the tests that make the host wait for a
-    device (lengths in range, no NaN inside); shapes are always tested.
+    `gamma` of a soft form decides how large the numbers may be before float32 is too short for them, and only
+    those within the lengths count. `infinite`: which infinities mean a forbidden cell and may stand in the
+    matrix: of a "cost" +inf, of a "similarity" -inf, "both" or "none". `check=False` leaves out the tests
+    that make the host wait for a device (lengths in range, no NaN inside); shapes are always tested.
     """
     matrix = _floating(matrix)
     if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
@@ -73,7 +79,7 @@ def problems(
     if not check and grid.device.type != "cpu":  # the kernels there mask by themselves
         return made
     high = largest_size(grid.detach())
-    if math.isfinite(high) and (lengths is None or high < LARGE):
+    if math.isfinite(high) and (lengths is None or high <= limit(grid, gamma)):
         return replace(made, finite=True, largest=high)
     # what lies beyond the lengths does not count: without it
     made = replace(made, matrix=torch.where(made.inside, grid, grid.new_zeros(())))
@@ -82,6 +88,13 @@ def problems(
         _refuse(real, infinite)
     finite = real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs()
     return replace(made, finite=bool(real.isfinite().all()), largest=float(finite.max()))
+
+
+def limit(matrix: Tensor, gamma: float | None) -> float:
+    """The largest size of a number in (..., T, S) for which a soft form keeps its digits in float32."""
+    if gamma is None:
+        return math.inf
+    return EXACT * gamma / (math.log2(math.e) * (matrix.shape[-2] + matrix.shape[-1]))
 
 
 def _floating(matrix: Any) -> Tensor:

@@ -118,7 +118,7 @@ def align(
 ) -> Alignment:
     """Value and weights of any pattern, hard (gamma None) or soft; no gradient."""
     _check_gamma(gamma)
-    p = _banded(problems(detached(cost), lengths), band)
+    p = _banded(problems(detached(cost), lengths, gamma=gamma), band)
     value, weights = _run(p, pattern, gamma, backend, True)
     assert weights is not None
     return Alignment(p.back(value), p.back(weights))
@@ -136,7 +136,7 @@ def _value(
 ) -> Tensor:
     check_normalise(normalise)
     _check_gamma(gamma)
-    p = problems(cost, lengths, check=check)
+    p = problems(cost, lengths, gamma=gamma, check=check)
     return p.back(pattern_value(_banded(p, band), pattern, gamma, normalise, backend))
 
 
