@@ -68,7 +68,7 @@ def recipes_table() -> Table:
         r = load_recipe(name)
         size = f"{r.model.width} x {r.model.depth}"
         terms = ", ".join(term for term in r.loss.terms if term != "fine_text")
-        labels = "–" if "fine" not in r.loss.terms else r.loss.labels
+        labels: str = "–" if "fine" not in r.loss.terms else r.loss.labels
         if r.loss.fine_form == "official":
             labels += ", as released"
         add(shown, name, r.train.epochs, r.data.batch, r.model.frames, size, terms, labels)
