@@ -78,7 +78,7 @@ def test_the_training_benchmark_runs(project_root: Path, tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(str(project_root / "benchmarks"))
     before = set(sys.modules)
     bench = import_module("bench_train")
-    result = bench.run(bench.Sizes(rounds=1, batches=(4,), videos=50, frames=16, width=32))
+    result = bench.run(bench.Sizes(rounds=1, batches=(8,), videos=50, frames=16, width=32))
     text = import_module("train_report").save(result, tmp_path)
     assert {row["kind"] for row in result["losses"]} == {"split", "viterbi", "sort"}
     assert all(row["ratio"] > 0 for row in result["losses"]) and result["steps"][0]["ratio"] > 0

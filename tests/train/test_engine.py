@@ -227,10 +227,11 @@ def test_two_processes_train_to_the_loss_and_gradients_of_one(made, recipe_with,
     made.manifest.write(tmp_path / "manifest")
     inputs = [str(made.store), str(tmp_path / "manifest")]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *torchrun, str(tmp_path / "run.py"), *inputs, str(tmp_path / "two"), *overrides],
-        check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     fit(load_recipe("benchlab", overrides), made.store, made.manifest, tmp_path / "one", device="cpu",
         progress=False)  # fmt: skip
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
