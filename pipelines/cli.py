@@ -244,7 +244,8 @@ def train(
         device=device,
         progress=not quiet,
     )
-    console().print(str(result), markup=False, highlight=False)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks
+        console().print(str(result), markup=False, highlight=False)
 
 
 @app.command(name="eval")

@@ -1,6 +1,6 @@
 """Where a run computes: Lightning Fabric sets up device, precision and, under torchrun, the processes.
 
-    torchrun --nproc-per-node 2 .venv/bin/stepclip train --dataset csv
+    torchrun --nproc-per-node 2 -- .venv/bin/stepclip train --dataset csv
 
 Each process then takes its part of every batch; the batch of the recipe stays the batch of a step.
 """
