@@ -11,6 +11,8 @@ READY := .venv/.installed
 quoted = '$(subst ','\'',$(1))'
 option = $(if $($(2)),--$(1) $(call quoted,$($(2))))
 WHERE := $(call option,root,ROOT)
+# one test process per core; a file's tests stay together, as they share what is costly to make
+WORKERS ?= -n auto --dist loadfile
 
 .PHONY: help install demo extract train eval query report test test-fast lint format docs bench clean
 
@@ -60,10 +62,10 @@ docs: $(READY)  ## write the command reference in README.md anew
 	@$(PYTHON_ENV) tools/reference.py
 
 test: lint  ## lint and every test [ARGS=]
-	@$(PYTHON_ENV) -m pytest $(ARGS)
+	@$(PYTHON_ENV) -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(READY)  ## the tests that take no more than seconds [ARGS=]
-	@$(PYTHON_ENV) -m pytest -m "not slow" $(ARGS)
+	@$(PYTHON_ENV) -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 bench: $(READY)  ## run the benchmarks; results as JSON beside them [ARGS=]
 	@for script in benchmarks/bench_*.py; do \

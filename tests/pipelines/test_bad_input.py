@@ -194,7 +194,7 @@ def test_a_training_that_is_asked_for_wrongly(
 def test_a_recipe_file_with_an_unknown_key(root: Path, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\noptim:\n  learning: 1.0e-4\n")
     done = cli("train", "--root", root, "--quiet", "--recipe", tmp_path / "mine.yaml")
-    refused(done, "optim.learning", "mine.yaml", "expected: one of lr")
+    refused(done, "optim.learning", "mine.yaml", "expected: one of kind, lr")
 
 
 def test_nothing_to_work_on(cli: Cli, tmp_path: Path) -> None:
