@@ -67,7 +67,7 @@ def table(result: dict[str, Any]) -> str:
         rows = [row for row in result["rows"] if row["operation"] == operation]
         for name in dict.fromkeys(row["name"] for row in rows):
             kind = next(row["kind"] for row in rows if row["name"] == name)
-            times = [f"{_median(result, operation, size, name):,.3g}" for size in sizes]
+            times = [_short(_median(result, operation, size, name)) for size in sizes]
             lines.append(f"| {f'**{name}**' if kind == 'stepclip' else name} | " + " | ".join(times) + " |")
     lines += ["", *(f"({name}) {what}. " for name, what in result["what"]["sizes"].items())]
     return "\n".join(lines) + "\n"
@@ -85,6 +85,11 @@ def markdown(result: dict[str, Any]) -> str:
         f"with the compiled code on the disk; {start['again'] * 1e3:.2f} ms the second time.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _short(number: float) -> str:
+    """Three digits, without powers of ten."""
+    return f"{float(f'{number:.3g}'):,g}" if number < 1e6 else f"{number:,.0f}"
 
 
 def chart(result: dict[str, Any], path: Path) -> None:
@@ -107,17 +112,15 @@ def chart(result: dict[str, Any], path: Path) -> None:
             for y, name in enumerate(names):
                 row = next(r for r in rows if r["name"] == name and r["size"] == size)
                 axis.barh(y, row["us"]["median"], color=COLOURS[row["kind"]])
-                axis.text(
-                    row["us"]["median"] * 1.15, y, f"{row['us']['median']:.3g}", va="center", fontsize=7
-                )
+                axis.text(row["us"]["median"] * 1.15, y, _short(row["us"]["median"]), va="center", fontsize=7)
             axis.set_xscale("log")
             low, high = axis.get_xlim()
             axis.set_xlim(low, high * 6)
             axis.set_yticks(range(len(names)), names, fontsize=7)
             axis.tick_params(axis="x", labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
-            title = f"({size})" if i else f"({size}) {result['what']['sizes'][size]}"
-            axis.set_title(title, fontsize=8)
+            what = result["what"]["sizes"][size].split(", ", 1)
+            axis.set_title(f"({size})" if i else f"({size}) " + "\n".join(what), fontsize=8)
             if j == 0:
                 axis.set_xlabel(
                     f"{result['what']['operations'][operation]}: µs a problem, log", fontsize=7, loc="left"
