@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def checks(result: dict[str, Any]) -> list[dict[str, Any]]:
     out = []
 
     def check(what: str, found: float, asked: float, least: bool = True) -> None:
+        if math.isnan(found):  # a peer that is not installed
+            return
         met = found >= asked if least else found <= asked
         shown = f"{'≥' if least else '≤'} {asked:g}"
         out.append({"what": what, "found": float(f"{found:.3g}"), "asked": shown, "met": bool(met)})
