@@ -10,6 +10,19 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+#: how pseudo-labels are made: `losses/pseudo_labels.py`
+Labelling = Literal[
+    "viterbi",
+    "visit-all",
+    "prior",
+    "sort",
+    "split",
+    "uniform",
+    "soft-monotone",
+    "soft-visit-all",
+    "soft-prior",
+    "soft-dtw",
+]
 
 
 class Section(BaseModel):
@@ -135,18 +148,7 @@ class LossConfig(Section):
     fine_form: Literal["corrected", "official"] = Field(
         default="corrected", description="official: with every quirk of the released code"
     )
-    labels: Literal[
-        "viterbi",
-        "visit-all",
-        "prior",
-        "sort",
-        "split",
-        "uniform",
-        "soft-monotone",
-        "soft-visit-all",
-        "soft-prior",
-        "soft-dtw",
-    ] = Field(default="viterbi", description="how pseudo-labels are made")
+    labels: Labelling = Field(default="viterbi", description="how pseudo-labels are made")
     prior_spread: Positive = Field(
         default=0.15, description="of the labels prior and soft-prior: spread of a step's place in the video"
     )

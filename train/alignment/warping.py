@@ -90,10 +90,11 @@ def soft_dtw_alignment(
     *,
     band: int | None = None,
     backend: str = "auto",
+    check: bool = True,
 ) -> Alignment:
     """The value of `soft_dtw` and the expected alignment: how likely a path at temperature gamma goes through
     each cell. Its sum lies between max(len_t, len_s) and len_t + len_s - 1."""
-    return align(cost, lengths, DTW, gamma, band, backend)
+    return align(cost, lengths, DTW, gamma, band, backend, check)
 
 
 def dtw_path(cost: Tensor, *, band: int | None = None, backend: str = "auto") -> Tensor:
@@ -115,10 +116,11 @@ def align(
     gamma: float | None,
     band: int | None = None,
     backend: str = "auto",
+    check: bool = True,
 ) -> Alignment:
     """Value and weights of any pattern, hard (gamma None) or soft; no gradient."""
     _check_gamma(gamma)
-    p = _banded(problems(detached(cost), lengths, gamma=gamma), band)
+    p = _banded(problems(detached(cost), lengths, gamma=gamma, check=check), band)
     value, weights = _run(p, pattern, gamma, backend, True)
     assert weights is not None
     return Alignment(p.back(value), p.back(weights))

@@ -14,26 +14,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ...cache.errors import StepclipError, nearest
-from ..alignment import monotone, monotone_posteriors, soft_dtw
+from ..alignment import monotone, monotone_posteriors, soft_dtw_alignment
+from ..knobs import Labelling
 
-Labelling = Literal[
-    "viterbi",
-    "visit-all",
-    "prior",
-    "sort",
-    "split",
-    "uniform",
-    "soft-monotone",
-    "soft-visit-all",
-    "soft-prior",
-    "soft-dtw",
-]
 PRIOR_SPREAD = 0.15  # of "prior": standard deviation of a sentence's place, as a share of the video
 
 
@@ -63,9 +52,7 @@ def pseudo_labels(
         off = (place[:, None] - middle[:, None]) / spread
         log_p = log_p - 0.5 * off.square()
     if labelling == "soft-dtw":
-        with torch.enable_grad():  # the expected path is the gradient of the value
-            cost = (-log_p).detach().requires_grad_()
-            (cells,) = torch.autograd.grad(soft_dtw(cost, 1.0, (None, lengths), check=False).sum(), cost)
+        cells = soft_dtw_alignment(-log_p, 1.0, (None, lengths), check=False).weights
         return cells / cells.sum(2, keepdim=True)
     free = labelling in ("viterbi", "soft-monotone")
     if labelling.startswith("soft"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .lanes import locate, pack
+from .lanes import fetch
 from .simd import least, load, load64, store, store_above
 
 FURTHER, LEFT_OUT, MISSING = 0, 1, 2
@@ -27,11 +27,7 @@ def blocks(grid, begin, stop, frame_drop, step_drop, contiguous, out, cells, cho
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     frames, steps = np.zeros(grid.rows * grid.lanes), np.zeros(grid.columns * grid.lanes)
     for block in range(begin, stop):
-        first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
-        source = grid.source
-        if not grid.direct:
-            pack(grid, first, real, lanes, rows, cells)
-            source = cells
+        source, first, real, lanes, base, rows = fetch(grid, block, cells, t_len, s_len)
         for l in range(real):
             for t in range(rows):
                 frames[t * lanes + l] = frame_drop[first + l, t]

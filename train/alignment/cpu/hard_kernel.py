@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .lanes import clear, locate, pack, unpack
+from .lanes import clear, fetch, unpack
 from .simd import least, load, load64, splat, store, store_first_least
 
 CORNER, ROW, OTAM = 0, 1, 2
@@ -27,11 +27,7 @@ def blocks(grid, begin, stop, up_all, left, start, end, keep, value, path, cells
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     found = np.empty(grid.lanes)
     for block in range(begin, stop):
-        first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
-        source = grid.source
-        if not grid.direct:
-            pack(grid, first, real, lanes, rows, cells)
-            source = cells
+        source, first, real, lanes, base, rows = fetch(grid, block, cells, t_len, s_len)
         forward(
             source, base, grid.row, grid.column, lanes, rows, grid.columns, t_len, s_len, up_all, left, start,
             end, keep, codes, found, ends,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .lanes import clear, locate, pack, unpack
+from .lanes import deliver, fetch
 from .simd import exponent, least, load, load64, mantissa, most, splat, store, store_origin
 from .soft_kernel import ONE, WALL, ZERO, _exp2, _log, _shrunk
 
@@ -26,11 +26,7 @@ def label_blocks(grid, begin, stop, out, cells, origins):
     """Blocks begin..stop-1 into out (problems, T), which holds -1. cells, origins: room for one block."""
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     for block in range(begin, stop):
-        first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
-        source = grid.source
-        if not grid.direct:
-            pack(grid, first, real, lanes, rows, cells)
-            source = cells
+        source, first, real, lanes, base, rows = fetch(grid, block, cells, t_len, s_len)
         labels(
             source, base, grid.row, grid.column, lanes, real, rows, grid.columns, t_len, s_len, origins,
             out[first : first + real],
@@ -44,11 +40,7 @@ def blocks(grid, begin, stop, scale, keep, value, expected, cells, out, shares, 
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     found = np.empty(grid.lanes)
     for block in range(begin, stop):
-        first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
-        source = grid.source
-        if not grid.direct:
-            pack(grid, first, real, lanes, rows, cells)
-            source = cells
+        source, first, real, lanes, base, rows = fetch(grid, block, cells, t_len, s_len)
         forward(
             source, base, grid.row, grid.column, lanes, rows, grid.columns, t_len, s_len, scale, keep, shares,
             ends, found,
@@ -60,10 +52,7 @@ def blocks(grid, begin, stop, scale, keep, value, expected, cells, out, shares, 
                 shares, ends, lanes, rows, grid.columns, t_len, s_len, found, target, base, grid.row,
                 grid.column,
             )  # fmt: skip
-            if grid.direct:
-                clear(grid, expected, base, lanes, rows)
-            else:
-                unpack(grid, out, first, real, rows, expected)
+            deliver(grid, out, first, real, lanes, base, rows, expected)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)

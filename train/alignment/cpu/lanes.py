@@ -125,9 +125,9 @@ def scratch(name: str, size: int, dtype: type) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
-def locate(grid, block, t_len, s_len):
-    """(first problem, problems, lanes, base, rows) of a block; its lengths into t_len, s_len, 1 where there
-    is no problem."""
+def fetch(grid, block, cells, t_len, s_len):
+    """(cells, first problem, problems, lanes, base, rows) of a block: where it lies, or packed into `cells`;
+    its lengths into t_len, s_len, 1 where there is no problem."""
     per_group = -(-grid.width // grid.lanes)
     g, i = divmod(block, per_group)
     lane = i * grid.lanes
@@ -138,8 +138,11 @@ def locate(grid, block, t_len, s_len):
         t_len[k] = grid.t[first + k] if k < real else 1
         s_len[k] = grid.s[first + k] if k < real else 1
         rows = max(rows, t_len[k])
-    base = g * grid.group + lane if grid.direct else 0
-    return first, real, -(-real // 16) * 16, base, rows
+    lanes = -(-real // 16) * 16
+    if grid.direct:
+        return grid.source, first, real, lanes, g * grid.group + lane, rows
+    pack(grid, first, real, lanes, rows, cells)
+    return cells, first, real, lanes, 0, rows
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
@@ -177,6 +180,15 @@ def unpack(grid, cells, first, real, rows, out):
             for i in range(begin, size):
                 out[(first + k) * grid.whole + i] = cells[i * stride + k]
             out[(first + k) * grid.whole + size : (first + k + 1) * grid.whole] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
+def deliver(grid, cells, first, real, lanes, base, rows, out):
+    """What a kernel wrote of a block, where it lies or into `cells`, made whole in `out`."""
+    if grid.direct:
+        clear(grid, out, base, lanes, rows)
+    else:
+        unpack(grid, cells, first, real, rows, out)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)

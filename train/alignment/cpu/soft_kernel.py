@@ -20,7 +20,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .lanes import clear, locate, pack, unpack
+from .lanes import deliver, fetch
 from .simd import (
     EXP2,
     exponent,
@@ -75,11 +75,7 @@ def blocks(
     t_len, s_len = np.empty(grid.lanes, np.int64), np.empty(grid.lanes, np.int64)
     found = np.empty(grid.lanes)
     for block in range(begin, stop):
-        first, real, lanes, base, rows = locate(grid, block, t_len, s_len)
-        source = grid.source
-        if not grid.direct:
-            pack(grid, first, real, lanes, rows, cells)
-            source = cells
+        source, first, real, lanes, base, rows = fetch(grid, block, cells, t_len, s_len)
         forward(
             source, base, grid.row, grid.column, lanes, rows, grid.columns, t_len, s_len, scale, up_all, left,
             start, end, keep, shares, found, ends,
@@ -91,10 +87,7 @@ def blocks(
                 shares, ends, lanes, rows, grid.columns, t_len, s_len, end, found, target, base, grid.row,
                 grid.column,
             )  # fmt: skip
-            if grid.direct:
-                clear(grid, expected, base, lanes, rows)
-            else:
-                unpack(grid, out, first, real, rows, expected)
+            deliver(grid, out, first, real, lanes, base, rows, expected)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
