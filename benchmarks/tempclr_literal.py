@@ -117,3 +117,52 @@ def greedy(spans: list[tuple[int, int, float, float]]) -> list[int]:
             kept.append(k)
             text_end, video_end = text_stop, video_stop
     return kept
+
+
+# ---- the released evaluator
+
+
+def hard_dtw(cost: Tensor) -> float:
+    """One padded matrix, cell by cell."""
+    rows, columns = cost.shape
+    total = torch.zeros_like(cost)
+    for i in range(rows):
+        for j in range(columns):
+            before = [total[a, b] for a, b in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if a >= 0 and b >= 0]
+            total[i, j] = cost[i, j] + (min(before) if before else 0)
+    return float(total[-1, -1])
+
+
+def hard_otam(cost: Tensor) -> float:
+    """One padded matrix with its free columns; the first real column subtracts (fault B1)."""
+    rows, columns = cost.shape
+    total = torch.zeros_like(cost)
+    for j in range(1, columns):
+        total[0, j] = cost[0, j] + total[0, j - 1]
+    for i in range(1, rows):
+        total[i, 1] = cost[i, 1] - min(total[i - 1, 0], total[i - 1, 1], total[i, 0])
+        for j in range(2, columns - 1):
+            total[i, j] = cost[i, j] + min(total[i - 1, j - 1], total[i, j - 1])
+        total[i, -1] = cost[i, -1] + min(total[i - 1, -2], total[i - 1, -1], total[i, -2])
+    return float(total[-1, -1])
+
+
+def padded(cost: Tensor, rows: int, columns: int, free: bool = False) -> Tensor:
+    below, right = rows - cost.shape[0], columns - cost.shape[1]
+    if free:
+        cost = F.pad(cost, (1, 1))
+    cost = F.pad(cost, (0, right, 0, below), value=float("inf"))
+    cost[-below - 1 :, -right:] = 0
+    return cost
+
+
+def full_video(text: Tensor, video: Tensor, rows: int, columns: int, otam: bool, keep: bool) -> float:
+    """The distance of a paragraph and a video; `keep`: 1.3 L windows are chosen first."""
+    cost = 1 - text @ video.T
+    if keep:
+        chosen = sorted(cost.min(0).values.argsort(stable=True)[: int(1.3 * len(text))].tolist())
+        cost = cost[:, chosen]
+    cost = cost * (rows * columns / cost.numel())
+    if not otam:
+        return hard_dtw(padded(cost, rows, columns))
+    return sum(hard_otam(padded(c, rows, columns, True)) for c in (cost, cost.T))
