@@ -7,6 +7,7 @@
 | `subsequence` | a cost | the whole script somewhere inside a longer video |
 | `drop_dtw` | a cost | frames (background) and steps (missing) may be left out |
 | `monotone` | a similarity | one non-decreasing label per row; `soft_monotone` sums over all labellings |
+| `duration_labels` | a similarity | the same when it is known how long each step lasts; `duration_posteriors` |
 | `sinkhorn` | a cost | the control that does not see order |
 | `pairs` | features | any of these for all pairs of two sets of sequences, through one matrix product |
 
@@ -17,6 +18,7 @@ Each problem of a batch may have its own lengths; what lies beyond them is never
 
 from .costs import COSTS, cost_matrix
 from .dropping import drop_dtw, drop_dtw_labels, percentile_drop
+from .durations import duration_columns, duration_labels, duration_posteriors, duration_width
 from .labels import monotone, monotone_posteriors, monotone_value, soft_monotone
 from .otam import otam, otam_alignment, soft_otam
 from .pairs import pairs
@@ -35,6 +37,10 @@ __all__ = [
     "dtw",
     "dtw_alignment",
     "dtw_path",
+    "duration_columns",
+    "duration_labels",
+    "duration_posteriors",
+    "duration_width",
     "monotone",
     "monotone_posteriors",
     "monotone_value",
