@@ -7,7 +7,7 @@
 | `subsequence` | a cost | the whole script somewhere inside a longer video |
 | `drop_dtw` | a cost | frames (background) and steps (missing) may be left out |
 | `monotone` | a similarity | one non-decreasing label per row; `soft_monotone` sums over all labellings |
-| `duration_labels` | a similarity | the same when it is known how long each step lasts; `duration_posteriors` |
+| `duration_labels` | a similarity | the same, knowing how long each step lasts; `duration_posteriors` |
 | `sinkhorn` | a cost | the control that does not see order |
 | `pairs` | features | any of these for all pairs of two sets of sequences, through one matrix product |
 
