@@ -104,6 +104,21 @@ LOCALISATION = [
         "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
     ),
 ]
+FRAMES = [
+    Column("accuracy %", lambda r: percent(r.accuracy), "frames whose phase a linear classifier names"),
+    Column("50 %", lambda r: percent(r.accuracy_50), "the same, fitted on half of the labelled videos"),
+    Column("10 %", lambda r: percent(r.accuracy_10)),
+    Column(
+        "progress",
+        lambda r: number(r.progression),
+        "R2 of how far each phase lies back; the clock is good at it",
+    ),
+    Column("tau", lambda r: number(r.tau), "order of nearest frames in other videos; the clock has 1"),
+    Column("AP@5 %", lambda r: percent(r.ap5), "of the 5 nearest frames of other videos, those of the phase"),
+    Column("AP@10 %", lambda r: percent(r.ap10)),
+    Column("AP@15 %", lambda r: percent(r.ap15)),
+    Column("linear %", lambda r: percent(r.linear), "one softmax layer for all phases, as for FineGym"),
+]
 
 
 def _found(result: Any, name: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.errors import StepclipError
 from . import parts
 from .embed import content_free, embed, embed_raw
+from .frame_tasks import frames as frames_table
 from .neighbours import neighbours
 from .probe import linear_probe
 from .pseudolabels import pseudo_labels
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..train.checkpoint import Checkpoint
 
 ALL = "all"
+FRAME_METHODS = ("carl", "joint")
 
 
 def evaluate(
@@ -35,13 +37,15 @@ def evaluate(
     *,
     checkpoint: str = SELECTED,
     transfer: Mapping[str, str] | None = None,
+    frames: bool | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Results:
     """Evaluate a trained run (a run folder, a checkpoint folder, or a loaded Checkpoint) on one split.
 
     `split` is train, val, test, or "all" for a manifest without splits. `checkpoint` says which one of a run
-    folder: see `selection`. `transfer` are the linear probe's lists, video id -> "train" or "test". Each
+    folder: see `selection`. `transfer` are the linear probe's lists, video id -> "train" or "test". `frames`:
+    whether to make the table of frames, which takes a minute; None: for what was trained for it. Each
     distinct video is embedded once for every figure. A part for which the split has no pairs, lists or true
     step times is left out with a note; videos without features are left out and counted. StepclipError when
     the checkpoint was trained on features of another fingerprint, or no video of the split has features.
@@ -91,6 +95,8 @@ def evaluate(
         parts.localisation(results, m)
         pseudo_labels(results, m)
         linear_probe(results, m, transfer)
+        if frames or (frames is None and chosen.recipe.method in FRAME_METHODS):
+            frames_table(results, m)
     results.seconds = time.perf_counter() - started
     return results
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..cache.files import write_atomically, write_json
 from .columns import (
     DISTANCES,
+    FRAMES,
     LOCALISATION,
     MATCHING,
     PROBE,
@@ -42,6 +43,7 @@ PARTS = (
     "localisation",
     "pseudo_labels",
     "probe",
+    "frames",
 )
 WIDE = 125  # columns of a terminal from which each row says what it is
 
@@ -101,6 +103,7 @@ class Results:
     neighbours: list[Row] = field(default_factory=list)
     pseudo_labels: list[Row] = field(default_factory=list)
     probe: list[Row] = field(default_factory=list)
+    frames: list[Row] = field(default_factory=list)
     selection: Selection | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -156,6 +159,13 @@ class Results:
         if self.probe:
             asked = f"Can a linear classifier read off the procedure? {self.probe[0].result.described()}"
             add("probe", "Linear probe", asked, PROBE, self.probe)
+        if self.frames:
+            one = self.frames[0].result
+            asked = (
+                f"What does an embedding of single frames know? {one.videos} videos, {one.frames} frames, "
+                f"{one.phases} phases in {one.groups} groups."
+            )
+            add("frames", "Frames", asked, FRAMES, self.frames)
         return parts
 
     def headline(self) -> dict[str, float]:
@@ -170,6 +180,10 @@ class Results:
             ("iou", self.localisation, lambda r: r.iou),
             ("pseudo_labels", self.pseudo_labels, lambda r: (r.train or r.split).frame_accuracy),
             ("probe", self.probe, lambda r: r.accuracy),
+            ("phase_accuracy", self.frames, lambda r: r.accuracy),
+            ("ap5", self.frames, lambda r: r.ap5),
+            ("progression", self.frames, lambda r: r.progression),
+            ("tau", self.frames, lambda r: r.tau),
         ):
             for row in rows:
                 if row.headline:

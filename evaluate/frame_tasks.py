@@ -1,0 +1,258 @@
+"""The table of frames: phases named, their progression, order across videos, retrieval; beside what knows
+only the time, only the features, or both (`methods/carl.md` 6 and 6.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .embed import Embedded, content_free, embed, embed_raw
+from .frame_metrics import (
+    KS,
+    Phased,
+    first_share,
+    joined,
+    kendalls_tau,
+    linear_evaluation,
+    phase_classification,
+    phase_progression,
+    precision_at_k,
+)
+from .phases import FramePlan, Group, phased, plan_frames
+from .results import CONTROL, TRAINED, Results, Row
+
+if TYPE_CHECKING:
+    from ..cache.manifest import VideoRow
+    from .parts import Material
+
+SHARES = (0.1, 0.5)
+REPEATS = 3  # draws of a share of the labels
+DENSEST = 12.5  # frames a second that are compared across videos: stride 2 at the 25 of Penn Action
+NEAR = 0.01  # a control that comes as near as this explains a figure
+EXPLAINED = {
+    "frames": "the trained embedding of each frame",
+    "raw": "the cached feature of the frame, at length 1",
+    "raw, standardised": "the same, each number at mean 0 and spread 1",
+    "clock": "time t/L only, no content",
+    "clock + raw": "both side by side",
+    "content-free": "the trained model, all frames replaced by their mean",
+}
+FIGURES = {
+    "accuracy": "accuracy",
+    "accuracy_50": "accuracy at 50 % of the labels",
+    "accuracy_10": "accuracy at 10 % of the labels",
+    "progression": "progression",
+    "tau": "Kendall's tau",
+    "ap5": "AP@5",
+    "ap10": "AP@10",
+    "ap15": "AP@15",
+    "linear": "linear evaluation",
+}
+
+
+@dataclass(frozen=True)
+class FrameTasks:
+    """What an embedding of frames is good for. Means over the groups (actions), as the papers have them.
+
+    `accuracy` of named phases, with all labels, half, a tenth of the fitted videos (mean of draws, their
+    deviation beside); `progression` R2; `tau` mean over `tau_pairs` pairs, `tau_undefined` of them without
+    one; `ap5`, `ap10`, `ap15`; `linear`: one softmax layer for all groups.
+    """
+
+    accuracy: float
+    accuracy_50: float
+    accuracy_50_deviation: float
+    accuracy_10: float
+    accuracy_10_deviation: float
+    progression: float
+    tau: float
+    tau_pairs: int
+    tau_undefined: int
+    ap5: float
+    ap10: float
+    ap15: float
+    linear: float
+    groups: int
+    videos: int
+    phases: int
+    frames: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def frame_tasks(
+    plan: FramePlan,
+    test: Embedded,
+    x: np.ndarray,
+    videos: Sequence[VideoRow],
+    fit: tuple[Embedded, np.ndarray, Sequence[VideoRow]] | None = None,
+    *,
+    stride: int = 1,
+    seed: int = 0,
+    linear: bool = True,
+    shares: Sequence[float] = SHARES,
+) -> FrameTasks:
+    """Score `x` (N, E), one row per cached frame of `videos` as `test` lays them out.
+
+    `fit`: the same of the training split, where the plan fits there. `stride`: of the frames that are
+    compared across videos (6.3, 6.4).
+    """
+    figures: dict[str, list[float]] = {name: [] for name in ("accuracy", "progression", "tau", *map(_ap, KS))}
+    drawn: dict[float, list[np.ndarray]] = {share: [] for share in shares}
+    tau_pairs = tau_undefined = frames = 0
+    every_fit: list[Phased] = []
+    every_test: list[Phased] = []
+    first_label = 0
+    for group in plan.groups:
+        folds = [
+            (
+                _of(fit if plan.fit_split and fit else (test, x, videos), ours, group),
+                _of((test, x, videos), theirs, group),
+            )
+            for ours, theirs in group.folds
+        ]
+        right = np.concatenate([phase_classification(ours, theirs) for ours, theirs in folds])
+        figures["accuracy"].append(float(right.mean()))
+        for share in shares:
+            draws = []
+            for k in range(REPEATS):
+                ours, theirs = folds[k % len(folds)]
+                draws.append(
+                    phase_classification(ours.take(first_share(len(ours), share, seed + k)), theirs).mean()
+                )
+            drawn[share].append(np.array(draws))
+        figures["progression"].append(phase_progression(folds, len(group.phases))[0])
+        whole = _of((test, x, videos), group.test, group)
+        frames += len(whole.labels)
+        strided = whole.strided(stride)
+        if group.pairs:
+            tau, pairs, undefined = kendalls_tau(strided, group.pairs)
+            figures["tau"].append(tau)
+            tau_pairs, tau_undefined = tau_pairs + pairs, tau_undefined + undefined
+        for k, value in precision_at_k(strided, KS).items():
+            figures[_ap(k)].append(value)
+        ours, theirs = folds[0]
+        for part, to in ((ours, every_fit), (theirs, every_test)):
+            to.append(Phased(part.x, part.labels + first_label, part.offsets))
+        first_label += len(group.phases)
+    means = {name: float(np.nanmean(values)) if values else float("nan") for name, values in figures.items()}
+    spread = {share: np.mean(values, axis=0) for share, values in drawn.items()}
+    half, tenth = (spread.get(share, np.array([np.nan])) for share in (0.5, 0.1))
+    return FrameTasks(
+        **means,
+        accuracy_50=float(half.mean()),
+        accuracy_50_deviation=float(half.std()),
+        accuracy_10=float(tenth.mean()),
+        accuracy_10_deviation=float(tenth.std()),
+        tau_pairs=tau_pairs,
+        tau_undefined=tau_undefined,
+        linear=linear_evaluation(joined(every_fit), joined(every_test), first_label, seed=seed)
+        if linear
+        else float("nan"),
+        groups=len(plan.groups),
+        videos=sum(len(group.test) for group in plan.groups),
+        phases=first_label,
+        frames=frames,
+    )
+
+
+def _ap(k: int) -> str:
+    return f"ap{k}"
+
+
+def _of(source: tuple[Embedded, np.ndarray, Sequence[VideoRow]], rows: Sequence[int], group: Group) -> Phased:
+    return phased(source[0], source[1], source[2], rows, group)
+
+
+def unit_rows(x: torch.Tensor) -> np.ndarray:
+    return F.normalize(x.float(), dim=-1).cpu().numpy()
+
+
+def clock(embedded: Embedded) -> np.ndarray:
+    """(N, 1): how much of its video lies before each frame."""
+    out = [np.arange(n) / n for n in embedded.lengths]
+    return np.concatenate(out)[:, None].astype(np.float32)
+
+
+def control_frames(name: str, raw: Embedded, spread: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """What the control `name` knows of each frame of `raw`; `spread`: mean and deviation of the features."""
+    if name == "clock":
+        return clock(raw)
+    if name == "raw":
+        return unit_rows(raw.frames)
+    if name == "raw, standardised":
+        return (raw.frames.float().cpu().numpy() - spread[0]) / spread[1]
+    return np.concatenate([clock(raw), unit_rows(raw.frames)], 1)
+
+
+def frame_stride(embedded: Embedded) -> int:
+    """1, or so many that at most DENSEST frames of a second are compared."""
+    apart = np.diff(embedded.times)
+    apart = apart[apart > 0]  # a new video begins
+    return max(1, round(1 / float(np.median(apart)) / DENSEST)) if len(apart) else 1
+
+
+def frames(results: Results, m: Material) -> None:
+    """The table of frames, where the split has true step times."""
+    train_rows = [video for video in m.manifest if video.split == "train" and video.video_id in m.store]
+    if results.split == "train":
+        train_rows = []
+    plan = plan_frames(m.videos, train_rows)
+    if isinstance(plan, str):
+        results.notes.append(f"the table of frames is left out: {plan}")
+        return
+    step = m.stage("reading phases off the frames", 6)
+    fitted: tuple[Embedded, Embedded, Embedded] | None = None
+    if plan.fit_split:
+        ids = [video.video_id for video in train_rows]
+        raw = embed_raw(m.store, ids, m.device)
+        fitted = (embed(m.checkpoint, m.store, ids, m.device), raw, content_free(m.checkpoint, raw))
+    stride, source = frame_stride(m.raw), fitted[1] if fitted else m.raw
+    everything = source.frames.float()
+    spread = everything.mean(0).cpu().numpy(), everything.std(0).clamp(min=1e-6).cpu().numpy()
+
+    def score(of: Callable[[Embedded, Embedded, Embedded], np.ndarray]) -> FrameTasks:
+        fit = (fitted[1], of(*fitted), train_rows) if fitted else None
+        found = frame_tasks(
+            plan, m.raw, of(m.trained, m.raw, m.bare), m.videos, fit, stride=stride, seed=m.seed
+        )
+        step(1)
+        return found
+
+    rows = [Row("frames", TRAINED, score(lambda t, r, b: unit_rows(t.frames)), EXPLAINED["frames"], True)]
+    for name in ("raw", "raw, standardised", "clock", "clock + raw"):
+        rows.append(
+            Row(name, CONTROL, score(lambda t, r, b, n=name: control_frames(n, r, spread)), EXPLAINED[name])
+            # type: ignore[misc]
+        )
+    bare = score(lambda t, r, b: unit_rows(b.frames).round(5))
+    rows.append(Row("content-free", CONTROL, bare, EXPLAINED["content-free"]))
+    results.frames = rows
+    results.remarks["frames"] = [plan.described, *explained_by(rows)]
+    if undefined := rows[0].result.tau_undefined:
+        results.remarks["frames"].append(
+            f"Kendall's tau is undefined for {undefined} pairs of videos, all of whose frames have one "
+            "neighbour; they are left out of the mean"
+        )
+
+
+def explained_by(rows: Sequence[Row]) -> list[str]:
+    """Warnings: which figures of the trained row a control reaches, or comes within NEAR of."""
+    trained, controls = rows[0].result, rows[1:]
+    out = []
+    for figure, words in FIGURES.items():
+        mine = getattr(trained, figure)
+        found = [
+            f"{row.name} {getattr(row.result, figure):.3f}"
+            for row in controls
+            if getattr(row.result, figure) >= mine - NEAR
+        ]
+        if found:
+            out.append(f"warning: {words} {mine:.3f} says nothing of learning, {', '.join(found)} beside it")
+    return out
