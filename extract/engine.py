@@ -36,7 +36,16 @@ def fingerprint_of(
     dtype: str = "float16",
     views: int = 0,
 ) -> Fingerprint:
-    """The fingerprint of features made in this way; `FeatureStore.open(path, expect=...)` compares it."""
+    """The fingerprint of features made in this way; `FeatureStore.open(path, expect=...)` compares it.
+
+    StepclipError for an encoder of texts alone.
+    """
+    if not encoder.image_size:
+        raise StepclipError(
+            f"the encoder {encoder.name}, which knows texts alone",
+            "an encoder of images, or features that are there already",
+            f"stepclip cache import FILES --dataset NAME --encoder {encoder.name}",
+        )
     fields = encoder.fields()
     return Fingerprint(
         {

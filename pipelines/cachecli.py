@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..cache.errors import StepclipError
 from .options import HERE, Dataset, Device, Quiet, Root, console, layout_of
 
 cache_app = typer.Typer(help="The feature cache of a dataset.", no_args_is_help=True)
@@ -143,6 +144,9 @@ def import_(
     background: Annotated[
         list[str] | None, typer.Option(help="A label that is in no step. May be repeated.", show_default="0")
     ] = None,
+    no_background: Annotated[
+        bool, typer.Option("--no-background", help="Every label is a step, the background too.")
+    ] = False,
     prefix: Annotated[str | None, typer.Option(help="Only what lies below it in one file.")] = None,
     pattern: Annotated[
         str | None, typer.Option(help="Which files of a folder; its * is the video id.")
@@ -158,6 +162,8 @@ def import_(
     """Your own features (S3D, DINOv2, ...): npy, npz, pt, safetensors, HDF5, or an earlier export."""
     from .caches import import_stage
 
+    if background and no_background:
+        raise StepclipError("--background and --no-background", "one of them")
     named = label_names if label_names is None or Path(label_names).is_file() else label_names.split(",")
     paths, report = import_stage(
         layout_of(root),
@@ -176,7 +182,7 @@ def import_(
         zero_rows=zero_rows,
         labels=labels,
         label_names=named,
-        background=background or None,
+        background=[] if no_background else background or None,
         prefix=prefix,
         pattern=pattern,
         features_key=features_key,

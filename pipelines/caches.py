@@ -92,10 +92,11 @@ def import_stage(
     paths = layout.dataset(dataset)
     where: str | Path = Path(source).expanduser()
     options = {key: value for key, value in options.items() if value is not None}
-    if dataset == "gtea" and not (Path(where) / "stepclip.json").is_file():
-        from ..extract.datasets.gtea import import_arguments
+    gtea = dataset == "gtea" and not (Path(where) / "stepclip.json").is_file()
+    if gtea:
+        from ..extract.datasets.gtea import import_arguments, with_dishes
 
-        where, known = import_arguments(Path(where), split or 1)
+        where, known = import_arguments(Path(where), split or 1, options.get("background") == [])
         options = {**known, **options}
     elif split is not None:
         raise StepclipError(f"--split {split} with the dataset {dataset}", "--split with gtea alone")
@@ -107,6 +108,8 @@ def import_stage(
         options |= {"encode_texts": loaded.encode_texts, "text_encoder": named}
     kept = Manifest.read(paths.manifest) if paths.manifest.exists() else None
     report = import_features(where, paths.features, known=kept, progress=progress, **options)
+    if gtea:
+        report.manifest = with_dishes(report.manifest)
     report.manifest.write(paths.manifest)
     if encoder is not None:
         record(paths.settings, encoder=encoder)

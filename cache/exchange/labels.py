@@ -20,8 +20,9 @@ class LabelNames:
 
     names: a list, or a text file with a name per line, in order from 0, or "index name" per line; without it
     a number n is called "label n". background: numbers or names; by itself what is called "background",
-    where nothing is, the number 0. Negative numbers are background too: data sets mark with them what is not
-    labelled. Raises StepclipError for a file that is no list of names, and a background that is not in it.
+    where nothing is, the number 0; an empty list: none. Negative numbers are background too: data sets mark
+    with them what is not labelled. Raises StepclipError for a file that is no list of names, and a background
+    that is not in it.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class LabelNames:
 
     def note(self) -> str:
         """What becomes of the labels, in words."""
+        if not self.background:
+            return "every label is a step, the background too"
         shown = " or ".join(sorted(map(repr, self.background)))
         said = f"frames labelled {shown}, the background, are in no step"
         return said if self.names else f"{said}; --label-names gives numbers their names"

@@ -5,13 +5,15 @@ groundTruth/VIDEO.txt (T names), mapping.txt and splits/{train,test}.split{1..4}
 splitK/VIDEO/{features,labels} and splitK/test_ids, whose features were trained on that split's other videos:
 only its test_ids count as unseen. Both have 15 frames per second.
 
-Splits: `train` and `test` of one of the four (`--split`). No pairs. Runs of one label are steps, background
-is in none. Checked: that every label is a name of mapping.txt, that no video is in both splits, and by the
+Splits: `train` and `test` of one of the four (`--split`). No pairs. Runs of one label are steps; background
+is in none, or with `--no-background` a step like others, as where transcripts are aligned. The task is the
+dish. Checked: that every label is a name of mapping.txt, that no video is in both splits, and by the
 import that there are as many labels as features.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +57,39 @@ def load_gtea(videos: Path | None, annotations: Path | None) -> Loaded:
     )
 
 
-def import_arguments(source: Path, split: int = 1) -> tuple[Path, dict[str, Any]]:
+def import_arguments(source: Path, split: int = 1, background: bool = False) -> tuple[Path, dict[str, Any]]:
     """What `import_features` is to be given for GTEA: its source, and the arguments by name.
 
-    source: the .npz, or the folder of MS-TCN's release; split: which of its splits is train and test. Raises
-    StepclipError for another split, and for a folder that is not as released.
+    source: the .npz, or the folder of MS-TCN's release; split: which of its splits is train and test;
+    background: whether it is a step. Raises StepclipError for another split, and for a folder that is not as
+    released.
     """
     if split not in SPLITS:
         raise StepclipError(f"no split {split} of GTEA", f"one of {', '.join(map(str, SPLITS))}")
     if source.is_file():
-        arguments = {"fps": FPS, "prefix": f"split{split}", "label_names": LABELS, "background": BACKGROUND}
-        return source, arguments
+        none = [] if background else BACKGROUND
+        return source, {"fps": FPS, "prefix": f"split{split}", "label_names": LABELS, "background": none}
     folder = next((each for each in (source, source / "gtea") if (each / "groundTruth").is_dir()), None)
     if folder is None or not (folder / "features").is_dir():
         raise StepclipError(f"{source} is not as GTEA is released", WHERE)
-    return folder / "features", {"fps": FPS, "transposed": True, "manifest": read_release(folder, split)}
+    return folder / "features", {
+        "fps": FPS,
+        "transposed": True,
+        "manifest": read_release(folder, split, background),
+    }
 
 
-def read_release(folder: Path, split: int = 1) -> Manifest:
-    """The videos of MS-TCN's release: runs of one label as steps, background left out; task: the dish.
+def with_dishes(manifest: Manifest) -> Manifest:
+    """The task of each video is its dish, the second part of its name (`S1_Cheese_C1`)."""
+    return replace(manifest, videos=tuple(replace(row, task=_dish(row.video_id)) for row in manifest.videos))
+
+
+def _dish(video: str) -> str:
+    return video.split("_")[1] if video.count("_") > 1 else ""
+
+
+def read_release(folder: Path, split: int = 1, background: bool = False) -> Manifest:
+    """The videos of MS-TCN's release: runs of one label as steps, those of the background if so asked.
 
     Raises StepclipError for a file that is missing or not as released, and a video without a split.
     """
@@ -93,15 +109,16 @@ def read_release(folder: Path, split: int = 1) -> Manifest:
                 f"the {len(names)} names of mapping.txt",
             )
         order = [BACKGROUND, *sorted(names - {BACKGROUND})]
-        numbers = np.array([order.index(label) - 1 for label in labels])  # background: -1
-        spans = [(order[label + 1], first / FPS, stop / FPS) for label, first, stop in runs(numbers)]
+        skipped = 0 if background else 1  # runs leave out what is below 0
+        numbers = np.array([order.index(label) - skipped for label in labels])
+        spans = [(order[label + skipped], first / FPS, stop / FPS) for label, first, stop in runs(numbers)]
         steps = tuple(name for name, _, _ in spans)
         path = folder / "features" / f"{video}.npy"
         rows.append(
             VideoRow(
                 video,
                 str(path.absolute()),
-                task=video.split("_")[1] if video.count("_") > 1 else "",
+                task=_dish(video),
                 procedure=procedure_of(steps),
                 split=kind,
                 steps=steps,

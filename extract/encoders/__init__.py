@@ -26,7 +26,8 @@ def load_encoder(
     """An encoder, ready to use.
 
     name: `embedded`; one of OpenAI's names (`ViT-B/16`); a hub name (`openai/clip-vit-base-patch16`); a local
-    folder or OpenAI .pt file; `clip:NAME` for the backend through OpenAI's package. device: `auto`, `cpu`,
+    folder or OpenAI .pt file; `clip:NAME` for the backend through OpenAI's package; `names`, for texts that
+    are labels and no language, beside features that were made elsewhere. device: `auto`, `cpu`,
     `cuda`, `cuda:1`. precision: `fp32`, `bf16`, `fp16` or `auto`. compile: images through torch.compile.
     Raises StepclipError, at once, when it cannot be had; it says how to get it.
     """
@@ -40,6 +41,10 @@ def load_encoder(
 
 def _load(name: str, device: str, precision: str) -> Encoder:
     path = Path(name).expanduser()
+    if name == "names":
+        from .names import Names
+
+        return Names()
     if name.startswith("clip:"):
         from .openai_clip import OpenAICLIP
 
@@ -61,8 +66,8 @@ def _load(name: str, device: str, precision: str) -> Encoder:
     hub = NAMES.get(name, name)
     if hub.count("/") != 1 or path.suffix == ".pt" or name.startswith((".", "/", "~")):
         raise StepclipError(
-            f"no encoder '{name}'{nearest(name, ['embedded', *NAMES, *NAMES.values()])}",
-            f"embedded, one of {', '.join(NAMES)}, a hub name, a folder, a .pt file, or clip:NAME",
+            f"no encoder '{name}'{nearest(name, ['embedded', 'names', *NAMES, *NAMES.values()])}",
+            f"embedded, names, one of {', '.join(NAMES)}, a hub name, a folder, a .pt file, or clip:NAME",
         )
     return TransformersCLIP.from_folder(hub_folder(hub), name=hub, device=device, precision=precision)
 

@@ -596,6 +596,9 @@ def test_what_the_import_of_gtea_needs(gtea: Path):
     assert (row.task, row.split, row.steps) == ("Cheese", "test", ("take", "open"))
     assert row.step_start == (0.2, 1.0) and row.step_end == (1.0, 1.6)
     assert arguments["manifest"]["S2_Tea_C1"].split == "train"
+    whole = import_arguments(gtea, split=2, background=True)[1]["manifest"]["S1_Cheese_C1"]
+    assert whole.steps == ("background", "take", "open", "background")
+    assert whole.step_start == (0.0, 0.2, 1.0, 1.6) and whole.step_end == (0.2, 1.0, 1.6, 2.0)
     (gtea / "groundTruth" / "S2_Tea_C1.txt").write_text("opne\n")
     with pytest.raises(StepclipError, match="did you mean 'open'"):
         import_arguments(gtea)

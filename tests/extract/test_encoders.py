@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from stepclip.cache.errors import StepclipError
+from stepclip.extract import fingerprint_of
 from stepclip.extract.encoders import EMBEDDED, NAMES, backends, clean, load_encoder
 from stepclip.extract.encoders.base import resolve_device, resolve_precision
 from stepclip.extract.encoders.openai_pt import BPE
@@ -477,6 +478,23 @@ def test_a_pt_file_that_is_not_right(openai_model: SimpleNamespace, tmp_path: Pa
         torch.save({**state, "transformer.resblocks.0.extra.weight": torch.zeros(3)}, file)
     with pytest.raises(StepclipError, match=r"wrong\.pt"):
         load_encoder(str(file))
+
+
+# ---- names
+
+
+def test_names_are_directions_of_their_own():
+    """Whatever the process and the order; no image of them can be asked for."""
+    encoder = load_encoder("names")
+    found = encoder.encode_texts(["take", "put", "P03", " Take\n", "take, put"])
+    np.testing.assert_allclose(np.linalg.norm(found[:4], axis=1), 1, atol=1e-6)
+    assert np.abs(found[:3] @ found[:3].T - np.eye(3)).max() < 0.3
+    np.testing.assert_array_equal(found[0], found[3])
+    np.testing.assert_allclose(found[4], found[:2].mean(0), atol=1e-7)
+    np.testing.assert_allclose(found[0, :3], [-0.0535, -0.0909, 0.0155], atol=1e-4)
+    with pytest.raises(StepclipError, match="knows texts alone") as caught:
+        fingerprint_of(encoder)
+    assert "stepclip cache import" in caught.value.run
 
 
 # ---- the `clip` package

@@ -235,5 +235,28 @@ def test_gtea_comes_in_with_its_labels_as_steps(tmp_path: Path, cli: Cli) -> Non
         "take",
     }
     assert row.step_start is not None and row.step_end is not None and row.step_start[0] < row.step_end[0]
+    assert row.task == "Cheese"
     told = cli("extract", "--dataset", "gtea", "--videos", source.parent, "--root", tmp_path, "--quiet")
     assert told.code == 2 and "stepclip cache import" in told.err
+
+
+def test_transcripts_of_names_with_the_background_a_step(tmp_path: Path, cli: Cli) -> None:
+    """What aligning transcripts wants: every frame in a step, and texts that are no language."""
+    frames, labels = (
+        np.random.default_rng(0).standard_normal((2, 12, 8)),
+        [[0] * 4 + [1] * 8, [1] * 7 + [0] * 5],
+    )
+    np.savez(tmp_path / "own.npz", **{f"v{i}/features": x for i, x in enumerate(frames)},
+             **{f"v{i}/labels": np.array(x) for i, x in enumerate(labels)})  # fmt: skip
+    words = ("cache", "import", tmp_path / "own.npz", "--dataset", "own", "--root", tmp_path, "--fps", 2)
+    names = ("--label-names", "background,P03", "--no-background", "--encoder", "names", "--quiet")
+    done = cli(*words, *names)
+    assert done.code == 0 and "every label is a step" in done.out, done.err
+    manifest = Manifest.read(tmp_path / "data" / "own" / "manifest")
+    assert manifest["v0"].steps == ("background", "P03") and manifest["v1"].step_end == (3.5, 6.0)
+    with FeatureStore.open(features(tmp_path, "own")) as store:
+        pair = store.text(["background", "P03"], "step")
+        both = store.text(["background, P03"], "paragraph")
+    np.testing.assert_allclose(both[0], pair.mean(0), atol=1e-3)
+    wrong = cli(*words, *names, "--background", "P03")
+    assert wrong.code == 2 and "one of them" in wrong.err
