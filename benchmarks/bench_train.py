@@ -129,26 +129,25 @@ class Engine:
 
     def __init__(self, rows: Any, store: Any, name: str, overrides: list[str], sizes: Sizes) -> None:
         from stepclip.train import load_recipe
-        from stepclip.train.batches import TrainingSet
         from stepclip.train.launch import start_fabric
-        from stepclip.train.model import StepModel
-        from stepclip.train.order import plan_epoch
+        from stepclip.train.method import Setting
         from stepclip.train.step import Step
+        from stepclip.train.weaksvr.method import start
 
         shape = [f"model.width={sizes.width}", f"model.frames={sizes.frames}"]
         recipe = load_recipe(name, [*OFFICIAL, *shape, *overrides])
-        device, d = torch.device(sizes.device), recipe.data
-        fabric = start_fabric(device, recipe.train.precision)
-        data = TrainingSet(store, rows, fabric.device, False, padding=d.padding, pad_to=d.pad_to)
-        self.model = StepModel(recipe.model, DIM, DIM).to(fabric.device).train()
-        self.advance = Step(recipe, self.model, data, fabric)
-        epoch = plan_epoch(0, 0, data.tasks, d.batch, sizes.frames)
-        self.order, self.draws = epoch.order.to(fabric.device), epoch.draws.to(fabric.device)
-        self.data, self.at = data, 0
+        fabric = start_fabric(torch.device(sizes.device), recipe.train.precision)
+        method = start(recipe, Setting(store, rows, (), fabric.device))
+        self.model, self.data, self.at = method.model.train(), method.data, 0
+        self.advance = Step(recipe, method, fabric)
+        self.plan = tuple(x.to(fabric.device) for x in method.plan(0))
+
+    def inputs(self, at: int) -> tuple[torch.Tensor, ...]:
+        """Videos (B,) and draws (B, N) of a step."""
+        return tuple(x[at % len(x)] for x in self.plan)
 
     def __call__(self) -> None:
-        index = self.order[self.at % len(self.order)]
-        self.advance(index, self.draws[index], 1e-5, self.at)
+        self.advance(self.inputs(self.at), 1e-5, self.at)
         self.at += 1
 
 
@@ -160,10 +159,10 @@ def released_step(engine: Engine, kind: str) -> Callable[[], None]:
 
     def step() -> None:
         nonlocal at
-        index = engine.order[at % len(engine.order)]
+        index, draws = engine.inputs(at)
         at += 1
         optimiser.zero_grad()
-        batch = data.gather(index, engine.draws[index])
+        batch = data.gather(index, draws)
         out = model(batch.frames)
         coarse = literal.coarse_loss(out.video, batch.paragraphs, model.scale_video)
         fine = literal.fine_loss(out.frames, batch.steps, batch.step_lengths, model.scale_frame, kind)

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
+from ..cache.packed import PackedFeatures
 from ..train.console import pick_device
 from ..train.features import place_features
-from ..train.sampling import dense_rows, view_rows
+from ..train.weaksvr.sampling import VIEWS, dense_rows, view_rows
 
 if TYPE_CHECKING:
     from ..cache.store import FeatureStore
     from ..train.checkpoint import Checkpoint
     from ..train.features import Features
-    from ..train.model import ModelOutput, StepModel
+    from ..train.method import Embedder
 
-VIEWS = 3
 SEGMENTS = 16
 MIDDLE, LAST_QUARTER = (1,), (2,)  # of the three views of a segment, at 1/4, 2/4, 3/4 of it
 
@@ -33,7 +33,8 @@ class Embedded:
     """What a model, or a control, makes of a set of videos.
 
     `video` (V, E) float32, raw; `frames` (N, E) float32, one row per cached frame, video after video;
-    `times` (N,) seconds from the start of the trim; `offsets` (V+1,); `durations` (V,) seconds.
+    `times` (N,) seconds from the start of the trim; `offsets` (V+1,); `durations` (V,) seconds; `model`:
+    what embedded them, and embeds texts beside them, or None for features as they are.
     """
 
     name: str
@@ -43,6 +44,18 @@ class Embedded:
     times: np.ndarray
     offsets: np.ndarray
     durations: np.ndarray
+    model: Embedder | None = None
+
+    @torch.no_grad()
+    def embed_texts(self, store: FeatureStore, strings: Sequence[str], kind: str) -> torch.Tensor:
+        """Embeddings (n, E) of sentences ("step") or whole scripts ("paragraph") of the cache, where these
+        frames lie, on their device; raw, not normalised."""
+        found = torch.as_tensor(store.text(list(strings), kind), device=self.frames.device).float()
+        return found if self.model is None else self.model.embed_texts(found, kind).float()
+
+    def texts(self, store: FeatureStore, strings: Sequence[str], kind: str) -> torch.Tensor:
+        """The same at length 1."""
+        return F.normalize(self.embed_texts(store, strings, kind), dim=-1)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -96,53 +109,19 @@ def embed(
     device: str = "auto",
     batch: int = 256,
 ) -> Embedded:
-    """Embed videos with a trained model, each distinct video once.
+    """Embed videos with a trained model of any method, each distinct video once, every cached frame in the
+    context it was trained in (the model's `embed_packed` says how).
 
-    The video embedding is the mean, un-normalised, of the model's output on three views of N frames, one per
-    segment (WeakSVR's test protocol, `methods/weaksvr.md` 5.1). The dense frame embeddings come from
-    interleaved views of N frames that together hold every cached frame exactly once, so each frame is seen
-    in the context it was trained in. `batch` is the number of views in one forward. Features that do not fit
-    in memory beside the answer are read from the disk, batch by batch.
+    `batch` is the number of inputs in one forward. Features that do not fit in memory beside the answer are
+    read from the disk, batch by batch.
     """
     where = pick_device(device)
     mapped, _ = place_features(store, video_ids, where, answer=store.text_dim)
     packed = store.mapped(where, video_ids) if mapped else store.load(where, video_ids)
     model = checkpoint.model.to(where).eval()
     with torch.no_grad():
-        video, frames = embed_packed(model, packed, VIEWS, batch)
-    return _embedded("trained", packed, video, frames)
-
-
-def embed_packed(
-    model: StepModel, packed: Features, views: int = VIEWS, batch: int = 256
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Video embeddings (V, E) and dense frame embeddings (N, E), float32, of all videos of `packed`."""
-    n = model.frames
-    spread, dense, own = _plan(packed, n, views)
-    videos = [model(packed.gather(rows).float()).video.float() for rows in spread.split(batch)]
-    frames = None
-    for rows, keep in zip(dense.split(batch), own.split(batch), strict=True):
-        out = model(packed.gather(rows).float()).frames.float()
-        if frames is None:
-            frames = out.new_empty((packed.count, out.shape[-1]))
-        frames[rows[keep]] = out[keep]
-    if frames is None:
-        raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
-    return torch.cat(videos).reshape(len(packed), views, -1).mean(1), frames
-
-
-def _plan(packed: Features, n: int, views: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows (V * views, n) of every test view; rows and first occurrences (M, n) of every dense view."""
-    lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
-    test = {t: view_rows(t, n, views) for t in set(lengths.tolist())}
-    full = {t: dense_rows(t, n) for t in set(lengths.tolist())}
-    spread = [test[int(t)] + o for t, o in zip(lengths, offsets, strict=True)]
-    dense = [full[int(t)][0] + o for t, o in zip(lengths, offsets, strict=True)]
-    own = [full[int(t)][1] for t in lengths]
-    if not spread:
-        raise StepclipError("no video to embed", "at least one video with features", "stepclip extract")
-    device = packed.device
-    return torch.cat(spread).to(device), torch.cat(dense).to(device), torch.cat(own).to(device)
+        video, frames = model.embed_packed(packed, batch)
+    return replace(_embedded("trained", packed, video, frames), model=model)
 
 
 def embed_raw(store: FeatureStore, video_ids: Sequence[str], device: str = "auto") -> Embedded:
@@ -173,13 +152,17 @@ def embed_views(
 
     `video` and `frames` (N per video) are the means, un-normalised, over the chosen ones of the three views:
     (0, 1, 2) is WeakSVR's test protocol, (1,) the middle of each segment, (2,) what its text-to-video
-    matching looks at (`methods/weaksvr.md` 2.1). `times` are of the middle one of the chosen views.
+    matching looks at (`methods/weaksvr.md` 2.1). `times` are of the middle one of the chosen views. A model
+    that embeds whole videos has 16 segments of what it makes of every frame.
     """
+    n = checkpoint.model.frames
+    if n is None:
+        return raw_views(embed(checkpoint, store, video_ids, device, batch), SEGMENTS, views)
     where = pick_device(device)
     mapped, _ = place_features(store, video_ids, where, answer=store.text_dim)
     packed = store.mapped(where, video_ids) if mapped else store.load(where, video_ids)
     model = checkpoint.model.to(where).eval()
-    n, chosen = model.frames, list(views)
+    chosen = list(views)
     lengths, offsets = np.diff(packed.offsets.cpu().numpy()), packed.offsets[:-1].cpu()
     of = {t: view_rows(t, n, VIEWS)[chosen] for t in set(lengths.tolist())}
     rows = torch.stack([of[int(t)] + o for t, o in zip(lengths, offsets, strict=True)])  # (V, views, n)
@@ -188,34 +171,54 @@ def embed_views(
         out = model(packed.gather(part.flatten(0, 1).to(where)).float())
         videos.append(out.video.float().unflatten(0, part.shape[:2]).mean(1))
         frames.append(out.frames.float().unflatten(0, part.shape[:2]).mean(1).flatten(0, 1))
-    whole = _embedded("views", packed, torch.cat(videos), torch.cat(frames))
+    whole = replace(_embedded("views", packed, torch.cat(videos), torch.cat(frames)), model=model)
     times = whole.times[rows[:, len(chosen) // 2].flatten().numpy()]
     return replace(whole, times=times, offsets=np.arange(len(rows) + 1) * n)
 
 
 @torch.no_grad()
-def blank_frames(checkpoint: Checkpoint, raw: Embedded) -> ModelOutput:
-    """What the model makes of one view whose frames are all the mean frame of `raw`: (1, n, E) and (1, E)."""
-    model = checkpoint.model.to(raw.frames.device).eval()
-    out: ModelOutput = model(raw.frames.mean(0).expand(1, model.frames, -1))
-    return out
-
-
 def content_free(checkpoint: Checkpoint, raw: Embedded) -> Embedded:
     """The trained model when it sees nothing: every frame of every video is the mean frame of `raw`.
 
     What it still knows is how long a video is and where in it a frame stands. A control: what the trained
     rows reach and this one reaches too does not come from the pictures.
     """
-    out = blank_frames(checkpoint, raw)
-    n, slots = out.frames.shape[1], []
-    for t in raw.lengths.tolist():
-        rows, own = dense_rows(t, n)
-        slot = torch.empty(t, dtype=torch.int64)
-        slot[rows[own]] = torch.arange(n).expand_as(rows)[own]
-        slots.append(slot)
-    frames = out.frames.float()[0, torch.cat(slots).to(raw.frames.device)]
-    return replace(raw, name="content-free", video=out.video.float().expand(len(raw), -1), frames=frames)
+    model = checkpoint.model.to(raw.frames.device).eval()
+    blank = raw.frames.mean(0)
+    if model.frames is not None:
+        out = model(blank.expand(1, model.frames, -1))
+        places = {t: _slots(t, model.frames) for t in set(raw.lengths.tolist())}
+        where = torch.cat([places[t] for t in raw.lengths.tolist()])
+        frames = out.frames.float()[0, where.to(raw.frames.device)]
+        video = out.video.float().expand(len(raw), -1)
+    else:
+        video, frames = _blank_videos(model, blank, raw)
+    return replace(raw, name="content-free", video=video, frames=frames, model=model)
+
+
+def _slots(length: int, n: int) -> torch.Tensor:
+    """(length,) the place in its view of n frames at which the model sees each cached frame."""
+    rows, own = dense_rows(length, n)
+    slot = torch.empty(length, dtype=torch.int64)
+    slot[rows[own]] = torch.arange(n).expand_as(rows)[own]
+    return slot
+
+
+def _blank_videos(model: Embedder, blank: torch.Tensor, raw: Embedded) -> tuple[torch.Tensor, torch.Tensor]:
+    """Video and frames of `raw` when all show the frame `blank` (D,); each length is embedded once."""
+    lengths = raw.lengths.tolist()
+    first = {t: lengths.index(t) for t in set(lengths)}
+    sizes = torch.tensor([0, *first], device=blank.device)
+    times = torch.cat([torch.as_tensor(raw.times[raw.slice(i)]) for i in first.values()])
+    packed = PackedFeatures(
+        blank.expand(int(sizes.sum()), -1),
+        times.to(blank.device),
+        sizes.cumsum(0),
+        tuple(raw.video_ids[i] for i in first.values()),
+    )
+    video, frames = model.embed_packed(packed)
+    place = {t: i for i, t in enumerate(first)}
+    return video[[place[t] for t in lengths]], torch.cat([frames[packed.rows(place[t])] for t in lengths])
 
 
 def raw_views(raw: Embedded, n: int, chosen: Sequence[int] = (0, 1, 2)) -> Embedded:
@@ -246,10 +249,3 @@ def _embedded(name: str, packed: Features, video: torch.Tensor, frames: torch.Te
     known = last if packed.durations is None else packed.durations.cpu().numpy()
     durations = np.maximum(np.where(np.isfinite(known), known, last), last)
     return Embedded(name, tuple(packed.video_ids), video, frames, times, offsets, durations)
-
-
-def text_features(
-    store: FeatureStore, strings: Sequence[str], kind: str, device: torch.device | str
-) -> torch.Tensor:
-    """L2-normalised features (n, D) of sentences or paragraphs in the cache."""
-    return F.normalize(torch.as_tensor(store.text(list(strings), kind), device=device).float(), dim=-1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
 from ..train.alignment import monotone
-from .embed import Embedded, text_features
+from .embed import Embedded
 
 if TYPE_CHECKING:
     from ..cache.manifest import VideoRow
@@ -82,7 +82,7 @@ def align_scripts(
     sentences = list(dict.fromkeys(s for script in distinct for s in script))
     place = {s: i for i, s in enumerate(sentences)}
     device = embedded.frames.device
-    text = text_features(store, sentences, "step", device)
+    text = embedded.texts(store, sentences, "step")
     if text.shape[1] != embedded.frames.shape[1]:
         raise StepclipError(
             f"step features of {text.shape[1]} numbers and frame features of {embedded.frames.shape[1]}",

@@ -8,14 +8,14 @@ scored like a localisation: frames in the right step, overlap of the spans (`met
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..train.losses import LABELLINGS, label_frames
-from .embed import MIDDLE, Embedded, blank_frames, centred, embed_raw, embed_views, raw_views
+from .embed import MIDDLE, Embedded, centred, content_free, embed_raw, embed_views, raw_views
 from .localisation import DRAWS, Localisation, localise, mean_of, random_cuts, true_spans, uniform_split
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
 
@@ -64,7 +64,7 @@ def label_views(
     sentences = list(dict.fromkeys(s for script in scripts for s in script))
     place = {sentence: i for i, sentence in enumerate(sentences)}
     device = views.frames.device
-    text = torch.as_tensor(store.text(sentences, "step"), device=device).float()
+    text = views.embed_texts(store, sentences, "step")
     beyond = text.mean(0, keepdim=True) if padding == "mean" else torch.zeros_like(text[:1])
     text = torch.cat([text, beyond])
     table = torch.full((len(scripts), max(pad_to, *map(len, scripts), 1)), len(sentences))
@@ -91,6 +91,9 @@ def score_labels(labels: Sequence[np.ndarray], views: Embedded, videos: Sequence
 
 def pseudo_labels(results: Results, m: Material) -> None:
     """Every labelling that training knows, on the training videos and on the split, against the truth."""
+    loss = m.checkpoint.recipe.loss
+    if not hasattr(loss, "labels"):  # a method that trains without
+        return
     here = _labelled(m, m.videos, m.raw)
     if not here:
         return
@@ -100,7 +103,6 @@ def pseudo_labels(results: Results, m: Material) -> None:
     there: dict[str, Localisation] = {}
     if trains and results.split != "train":
         there = _labelled(m, trains, embed_raw(m.store, [v.video_id for v in trains], m.device))
-    loss = m.checkpoint.recipe.loss
     official = getattr(loss, "fine_form", "corrected") == "official"
     used = "uniform" if loss.labels in BLIND and not official else f"{'official-' * official}{loss.labels}"
     for name, result in here.items():
@@ -139,8 +141,9 @@ def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[st
         return {}
     ids = [v.video_id for v in known]
     scripts = [v.steps for v in known]
-    n = m.checkpoint.model.frames
     views = embed_views(m.checkpoint, m.store, ids, MIDDLE, m.device)
+    n = int(views.lengths[0])
+    mine = raw.take([raw.row(v) for v in ids])
     scale = float(torch.as_tensor(getattr(m.checkpoint.model, "scale_frame", 1 / 0.07)).detach())
     data = m.checkpoint.recipe.data
     how: dict[str, Any] = {"padding": getattr(data, "padding", "zeros"), "pad_to": getattr(data, "pad_to", 0)}
@@ -151,12 +154,10 @@ def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[st
 
     found = {name: scored(views, name, scale) for name in labellings()}
     if m.raw_text:
-        mine = raw.take([raw.row(v) for v in ids])
         found["raw visit-all"] = scored(raw_views(mine, n, MIDDLE), "visit-all", 1 / 0.07)
         found["centred visit-all"] = scored(raw_views(centred(mine), n, MIDDLE), "visit-all", 1 / 0.07)
     found["uniform"] = score_labels([uniform_split(n, len(s)) for s in scripts], views, known)
-    blank = blank_frames(m.checkpoint, m.raw).frames.float()
-    free = replace(views, frames=blank.expand(len(known), -1, -1).flatten(0, 1))
+    free = raw_views(content_free(m.checkpoint, mine), n, MIDDLE)
     found["content-free"] = scored(free, "visit-all", scale)
     rng = np.random.default_rng(m.seed)
     draws = [score_labels([random_cuts(n, len(s), rng) for s in scripts], views, known) for _ in range(DRAWS)]

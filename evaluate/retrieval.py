@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
 from .bootstrap import interval
-from .embed import Embedded, text_features
+from .embed import Embedded
 from .localisation import align_scripts
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Queries:
 def paragraph_scores(embedded: Embedded, store: FeatureStore, paragraphs: Sequence[str]) -> np.ndarray:
     """Cosine (Q, V) of each paragraph's feature with each video embedding. Both must have one dimension."""
     video = F.normalize(embedded.video, dim=-1)
-    text = text_features(store, paragraphs, "paragraph", video.device)
+    text = embedded.texts(store, paragraphs, "paragraph")
     _same_width(text, video)
     return (text @ video.T).cpu().numpy()
 
@@ -204,7 +204,7 @@ def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Seq
     The mean, over the frames, of the cosine between frame and step along the best path that visits every
     step in order: unlike the paragraph score it sees where each sentence stands.
     """
-    _same_width(text_features(store, scripts[0][:1], "step", "cpu"), embedded.frames)
+    _same_width(embedded.texts(store, scripts[0][:1], "step"), embedded.frames)
     rows = np.tile(np.arange(len(embedded)), len(scripts))
     every = [script for script in scripts for _ in range(len(embedded))]
     return align_scripts(embedded, store, rows, every).scores.reshape(len(scripts), len(embedded))

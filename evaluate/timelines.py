@@ -42,13 +42,11 @@ def alignments(
         return ["Alignments: no video with true step times was aligned."]
     import torch.nn.functional as F
 
-    from .embed import text_features
-
     pictures: list[Picture | str] = []
     for video in videos:
         i = embedded.row(video.video_id)
         frames = F.normalize(embedded.frames[embedded.slice(i)], dim=-1)
-        cosine = (frames @ text_features(store, video.steps, "step", frames.device).T).cpu().numpy()
+        cosine = (frames @ embedded.texts(store, video.steps, "step").T).cpu().numpy()
         times, duration = embedded.times[embedded.slice(i)], float(embedded.durations[i])
         figure, (ax,) = new_figure(7.2, 1.6 + 0.3 * len(video.steps))
         borders = frame_borders(times, duration)

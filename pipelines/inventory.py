@@ -1,10 +1,9 @@
-"""What is there, as tables: backends, datasets, recipes, answers to a query."""
+"""What is there, as tables: backends, datasets, recipes, encoders."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..cache.errors import StepclipError
@@ -12,10 +11,7 @@ from .paths import DatasetPaths, Layout
 from .tables import add, table
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
-
-    from ..evaluate.search import Answer
 
 
 def clock(seconds: float) -> str:
@@ -38,21 +34,7 @@ def card_table(name: str) -> Table:
     return shown
 
 
-def answers_table(text: str, answers: Sequence[Answer]) -> Group:
-    """Best first, with the files below: their paths are too long for a column."""
-    from rich.console import Group
-    from rich.text import Text
-
-    shown = table("", "score", "from", "to", "video", "step of its script")
-    files = Text(overflow="fold")
-    for place, answer in enumerate(answers, 1):
-        span = (clock(answer.start), clock(answer.end))
-        add(shown, place, f"{answer.score:.3f}", *span, answer.video_id, answer.step)
-        files.append(f"{place}  {_short(answer.path)}\n")
-    return Group(Text(f'"{text}"', style="bold"), shown, files)
-
-
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """A path from here, when that is shorter."""
     try:
         return min(os.path.relpath(path), path, key=len)
@@ -63,15 +45,14 @@ def _short(path: str) -> str:
 def recipes_table() -> Table:
     from ..train import list_recipes, load_recipe
 
-    shown = table("recipe", "epochs", "batch", "frames", "width x depth", "losses", "step labels")
+    shown = table("recipe", "method", "epochs", "batch", "model", "losses", "step labels")
     for name in list_recipes():
         r = load_recipe(name)
-        size = f"{r.model.width} x {r.model.depth}"
         terms = ", ".join(term for term in r.loss.terms if term != "fine_text")
-        labels: str = "–" if "fine" not in r.loss.terms else r.loss.labels
-        if r.loss.fine_form == "official":
+        labels = str(getattr(r.loss, "labels", "–")) if "fine" in r.loss.terms else "–"
+        if getattr(r.loss, "fine_form", "") == "official":
             labels += ", as released"
-        add(shown, name, r.train.epochs, r.data.batch, r.model.frames, size, terms, labels)
+        add(shown, name, r.method, r.train.epochs, r.data.batch, r.model.size, terms, labels)
     return shown
 
 

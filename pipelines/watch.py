@@ -13,7 +13,7 @@ from ..cache.manifest import Manifest, Pair, VideoRow
 from ..cache.store import FeatureStore
 
 if TYPE_CHECKING:
-    from ..train.model import StepModel
+    from ..train.method import Embedder
     from ..train.recipe import Recipe
     from ..train.selection import Watch
 
@@ -24,7 +24,7 @@ MOST = 500  # pairs of each sort that are made of held-out tasks
 class _Measured:
     """What `verification_auc` asks of a checkpoint."""
 
-    model: StepModel
+    model: Embedder
     recipe: Recipe
 
 
@@ -40,7 +40,7 @@ def watch_for(recipe: Recipe, features: Path, manifest: Manifest, device: str = 
     part = _part(recipe, features, manifest)
     from ..evaluate.selection import verification_auc
 
-    def watch(model: StepModel, step: int) -> dict[str, float]:
+    def watch(model: Embedder, step: int) -> dict[str, float]:
         with FeatureStore.open(features) as store:
             return {"auc": verification_auc(_Measured(model, recipe), store, part, device)}  # type: ignore[arg-type]
 

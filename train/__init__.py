@@ -5,24 +5,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, load_checkpoint
-    from .model import ModelOutput, StepModel
+    from .method import Embedder, Method
     from .recipe import Recipe, list_recipes, load_recipe
     from .trainer import FitResult, fit
+    from .weaksvr.model import ModelOutput, StepModel
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
-    "ModelOutput": "model",
-    "StepModel": "model",
+    "Embedder": "method",
+    "Method": "method",
     "Recipe": "recipe",
     "list_recipes": "recipe",
     "load_recipe": "recipe",
     "FitResult": "trainer",
+    "ModelOutput": "weaksvr.model",
+    "StepModel": "weaksvr.model",
     "fit": "trainer",
 }
 __all__ = [
     "Checkpoint",
+    "Embedder",
     "FitResult",
+    "Method",
     "ModelOutput",
     "Recipe",
     "StepModel",

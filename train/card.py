@@ -16,34 +16,20 @@ _SELECTIONS = {
 
 def model_card(recipe: Recipe, meta: Mapping[str, Any]) -> str:
     """README.md of a checkpoint folder, from its recipe and `meta.json`."""
-    loss = recipe.loss
-    weights = {
-        "coarse (video, paragraph)": loss.coarse,
-        "fine (frame, sentences)": loss.fine,
-        "fine_text (sentence, frames)": loss.fine_text,
-        "script (own, edited scripts)": loss.script,
-        "classes (procedure labels)": loss.classes,
-        "sequence (pairs aligned)": loss.sequence,
-    }
     encoder = {k: v for k, v in sorted(meta["fingerprint"].items()) if not isinstance(v, dict | list)}
     rows = "\n".join(f"| {key} | {value} |" for key, value in encoder.items())
     figures = "\n".join(f"| {name} | {value:.5g} |" for name, value in sorted(meta["metrics"].items()))
-    used = "\n".join(f"- {name}: {weight:g}" for name, weight in weights.items() if weight)
-    labels = f", step labels by `{loss.labels}`" if loss.fine or loss.fine_text else ""
-    supervision = (
-        "the scripts' sentences in order, and procedure labels" if loss.classes or loss.sequence
-        else "the scripts' sentences in order; no times, no labels of frames or procedures"
-    )  # fmt: skip
+    used = "\n".join(f"- {name}: {weight:g}" for name, weight in recipe.loss.weights.items() if weight)
     return f"""# {recipe.name}, step {meta["step"]} of {meta["steps"]}
 
 A StepCLIP model (version {meta["stepclip"]}): a light transformer on cached features of frames and sentences.
-It embeds {recipe.model.frames} frames spread over a video. {meta["parameters"] / 1e6:.2f} M parameters,
+Method `{recipe.method}`, {recipe.model.size}. {meta["parameters"] / 1e6:.2f} M parameters,
 float32, in `model.safetensors`;
 trained in {meta["precision"]} with seed {recipe.seed} on {meta["videos"]} videos.
 
-**Supervision**: {supervision}.
+**Supervision**: {recipe.loss.supervision}.
 
-**Losses** (weights){labels}:
+**Losses** (weights):
 {used}
 
 **Chosen**: {_SELECTIONS[recipe.evaluate.select]}.

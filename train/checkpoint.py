@@ -30,7 +30,7 @@ from ..cache.errors import StepclipError
 from ..cache.files import read_json, write_atomically, write_json
 from ..cache.fingerprint import Fingerprint
 from .card import model_card
-from .model import StepModel
+from .method import Embedder, build_model
 from .recipe import Recipe, load_recipe
 
 FILES = ("model.safetensors", "recipe.yaml", "state.pt", "meta.json")
@@ -41,7 +41,7 @@ class Checkpoint:
     """A trained model with all that says how it came about; `model` is in evaluation mode, in float32."""
 
     recipe: Recipe
-    model: StepModel
+    model: Embedder
     fingerprint: Fingerprint
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
@@ -134,9 +134,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> Checkp
     meta = read_json(folder / "meta.json")
     try:
         fingerprint = Fingerprint(meta["fingerprint"])
-        model = StepModel(
-            recipe.model, int(meta["feature_dim"]), int(meta["text_dim"]), int(meta.get("classes", 0))
-        )
+        model = build_model(recipe, meta)
         step, metrics = int(meta["step"]), dict(meta["metrics"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder / "meta.json", error) from error

@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from ..cache.errors import StepclipError
-from .batches import TrainingSet
 from .checkpoint import load_state, save_checkpoint
 from .console import interruptible, show_progress
 from .logs import Log, no_log, open_log
-from .model import StepModel
-from .objective import loss_terms
-from .order import Epoch, plan_epoch, steps_of_epoch
+from .method import Inputs, Method
 from .recipe import Recipe
 from .run import RunFolder
 from .selection import METRIC, Selection, Watch
@@ -34,54 +31,43 @@ class Loop:
     def __init__(
         self,
         recipe: Recipe,
-        model: StepModel,
-        data: TrainingSet,
-        held: TrainingSet | None,
+        method: Method,
         run: RunFolder,
         precision: str,
         fabric: Fabric,
         watch: Watch | None = None,
     ) -> None:
-        self.recipe, self.model, self.data, self.held, self.run = recipe, model, data, held, run
-        self.device, self.precision, self.fabric, self.watch = data.device, precision, fabric, watch
-        self.advance = Step(recipe, model, data, fabric)
+        self.recipe, self.method, self.model, self.run = recipe, method, method.model, run
+        self.device, self.precision, self.fabric, self.watch = method.device, precision, fabric, watch
+        self.advance = Step(recipe, method, fabric)
         self.step = 0
         self.metrics: dict[str, float] = {}
         self.first_loss = math.nan
         self.stopped = ""
         self.selection = Selection(recipe.evaluate.select, recipe.train.patience)
-        d = recipe.data
-        self.batch = min(d.batch, 2 * len(data) if d.pairs else len(data))
-        unit = fabric.world_size * (2 if d.pairs else 1)
-        if self.batch % unit:
+        unit = fabric.world_size * method.unit
+        if method.batch % unit:
+            together = " that stay together" if method.unit > 1 else ""
             raise StepclipError(
-                f"batches of {self.batch} videos{' in pairs' if d.pairs else ''} for {fabric.world_size} "
-                "processes",
-                f"data.batch a multiple of {unit}, and no larger than the {len(data)} videos",
+                f"batches of {method.batch} videos{together} for {fabric.world_size} processes",
+                f"data.batch a multiple of {unit}, and no larger than the {len(method.ids)} videos",
             )
-        self.per_epoch = steps_of_epoch(len(data), self.batch, d.items, d.pairs)
+        self.per_epoch = method.steps_of_epoch
         self.steps = self.per_epoch * recipe.train.epochs
-        self._plans: dict[int, Epoch] = {}
-        self._procedures = data.procedures.cpu() if d.pairs else None
+        self._plans: dict[int, Inputs] = {}
 
     # ---- one step
 
-    def plan(self, epoch: int) -> Epoch:
+    def inputs(self, step: int) -> Inputs:
+        """Its part of the plan of its epoch, on the device."""
+        epoch, place = divmod(step, self.per_epoch)
         if epoch not in self._plans:
-            d = self.recipe.data
-            made = plan_epoch(
-                self.recipe.seed, epoch, self.data.tasks, self.batch, self.recipe.model.frames, d.same_task,
-                items=d.items, procedures=self._procedures,
-            )  # fmt: skip
-            self._plans = {epoch: Epoch(made.order.to(self.device), made.draws.to(self.device))}
-        return self._plans[epoch]
+            self._plans = {epoch: tuple(x.to(self.device) for x in self.method.plan(epoch))}
+        return tuple(x[place] for x in self._plans[epoch])
 
     def one_step(self) -> None:
-        epoch, place = divmod(self.step, self.per_epoch)
-        plan = self.plan(epoch)
-        index = plan.order[place]
         rate = learning_rate(self.recipe, self.step, self.steps, self.per_epoch)
-        self.advance(index, plan.draws[index], rate, self.step)
+        self.advance(self.inputs(self.step), rate, self.step)
         self.step += 1
 
     def read(self) -> None:
@@ -107,8 +93,7 @@ class Loop:
             )
 
     def _fail(self, step: int, found: str, run: str) -> None:
-        epoch, place = divmod(step, self.per_epoch)
-        ids = [self.data.ids[i] for i in self.plan(epoch).order[place].tolist()]
+        ids = self.method.videos(self.inputs(step))
         kept = self.save(self.run.path / "diverged", pointed=False)
         raise StepclipError(
             f"{found} at step {step}; its videos: {', '.join(ids)}",
@@ -139,7 +124,7 @@ class Loop:
                 if self.step % t.log_every == 0 or self.step == end:
                     steps, now = self.advance.pending, time.monotonic()
                     self.read()
-                    rate = steps * self.batch / max(now - clock, 1e-9)
+                    rate = steps * self.method.batch / max(now - clock, 1e-9)
                     clock = now
                     log(self._row(rate, now - began))
                     bar(self.step, self.metrics["loss"], rate)
@@ -147,7 +132,7 @@ class Loop:
                 if self.step == end or best or self.stopped or (not inside and epoch % t.save_every == 0):
                     if self.advance.pending:
                         self.read()
-                    if self.held is not None and (held := self.held_out_loss(self.held)) is not None:
+                    if (held := self.held_out_loss()) is not None:
                         self.metrics["held_out_loss"] = held
                         log({"step": self.step, "held_out_loss": held})
                     self.save(self.run.checkpoints, best=best)
@@ -156,9 +141,7 @@ class Loop:
     def _row(self, rate: float, seconds: float) -> dict[str, Any]:
         row = {"step": self.step, "epoch": self.step / self.per_epoch, **self._losses()}
         row["lr"] = float(self.advance.optimiser.param_groups[0]["lr"])
-        if self.model.text:
-            row["scale_video"] = float(self.model.scale_video.detach())
-            row["scale_frame"] = float(self.model.scale_frame.detach())
+        row |= self.method.gauges()
         return {**row, "videos_per_s": rate, "seconds": seconds}
 
     def _losses(self) -> dict[str, float]:
@@ -188,25 +171,10 @@ class Loop:
         return better and self.selection.selects
 
     @torch.no_grad()
-    def held_out_loss(self, held: TrainingSet) -> float | None:
-        """The mean loss on the held-out videos, middle rows, no augmentation, with the weights that are
-        saved; None where all losses ask for what only the training set has (its procedures, pairs)."""
-        known = {"classes": 0.0, "sequence": 0.0, "task_negatives": 0}
-        config = self.recipe.loss.model_copy(update=known)
-        if not config.needs_text:
-            return None
-        batch, total = min(self.batch, len(held)), 0.0
-        draws = torch.full((batch, self.recipe.model.frames), 0.5, device=self.device)
-        parts = torch.arange(len(held) // batch * batch, device=self.device).view(-1, batch)
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        shuffled = torch.randperm(len(held), generator=generator).to(self.device)
+    def held_out_loss(self) -> float | None:
+        """Of the videos held out, with the weights that are saved; None where the method has none."""
         with self.quietly():
-            for part in parts:
-                gathered = held.gather(shuffled[part], draws)
-                with self.fabric.autocast():
-                    output = self.model(gathered.frames)
-                total += float(loss_terms(self.model, output, gathered, config, held)["loss"])
-        return total / len(parts)
+            return self.method.held_out_loss(self.fabric.autocast)
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
@@ -231,9 +199,7 @@ class Loop:
                 "steps": self.steps,
                 "epoch": self.step / self.per_epoch,
                 "metrics": metrics,
-                "feature_dim": self.model.feature_dim,
-                "text_dim": self.model.text_dim,
-                "classes": self.model.classes,
+                **self.model.shape,
                 "precision": self.precision,
                 "processes": self.fabric.world_size,
                 "parameters": self.model.parameter_count,
@@ -296,5 +262,5 @@ class Loop:
         self.metrics = dict(self.run.found_meta.get("metrics", {}))
 
 
-def _copied(model: StepModel) -> dict[str, Tensor]:
+def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,27 +14,17 @@ from pydantic import Field, ValidationError, model_validator
 from ..cache.errors import StepclipError, nearest
 from .knobs import DataConfig, EvaluateConfig, LossConfig, ModelConfig, OptimConfig, Section, TrainConfig
 
-__all__ = [
-    "DataConfig",
-    "EvaluateConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "Recipe",
-    "TrainConfig",
-    "list_recipes",
-    "load_recipe",
-    "parse_recipe",
-]
-
+# the methods, and the class of their recipes: imported when a recipe names one
+METHODS = {"weaksvr": "WeakSVRRecipe", "tempclr": "TempCLRRecipe", "carl": "CarlRecipe"}
 FOLDER = Path(__file__).parent / "recipes"
 
 
 class Recipe(Section):
     """One training run: what is trained, on what, how. `str(recipe)` is its YAML with the reason beside each
-    knob."""
+    knob. Each method has a subclass of its own, with its own sections data, model and loss."""
 
     name: str
+    method: str = Field(default="weaksvr", description="what is trained; it has sections of its own below")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="makes the run repeatable")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -42,43 +33,29 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Recipe:
-        """What no single knob can know. The message begins with the knob to change."""
-        loss, data, train = self.loss, self.data, self.train
-        faults = {
-            "loss.labels: sort, viterbi or split beside loss.fine_form = official": (
-                loss.fine_form == "official" and loss.labels not in ("sort", "viterbi", "split")
-            ),
-            "data.padding: mask beside loss.fine_form = corrected": (
-                loss.fine_form == "corrected" and data.padding != "mask"
-            ),
-            "loss.teacher: false beside loss.fine_form = official": (
-                loss.fine_form == "official" and loss.teacher
-            ),
-            "optim.ema: above 0 beside loss.teacher = true": loss.teacher and not self.optim.ema,
-            "data.pairs: true beside loss.sequence > 0": loss.sequence > 0 and not data.pairs,
-            "data.batch: an even number beside data.pairs = true": data.pairs and data.batch % 2 == 1,
-            "data.batch: a multiple of loss.coarse_group": (
-                loss.coarse_group > 0 and data.batch % loss.coarse_group > 0
-            ),
-            "model.text: true beside a loss of text (coarse, fine, fine_text, script)": (
-                not self.model.text and loss.needs_text
-            ),
-            "loss.coarse: one of the losses above 0": not (
-                loss.needs_text or loss.classes or loss.sequence or loss.alignment
-            ),
+    def faults(self) -> dict[str, bool]:
+        """What no single knob can know: whether each holds. The message begins with the knob to change."""
+        train, evaluate = self.train, self.evaluate
+        return {
             "evaluate.every: above 0 beside evaluate.select or train.patience": (
-                (self.evaluate.select != "last" or train.patience > 0) and not self.evaluate.every
+                (evaluate.select != "last" or train.patience > 0) and not evaluate.every
             ),
             "train.precision: not fp16 beside train.cuda_graph = true": (
                 train.cuda_graph and train.precision == "fp16"
             ),
         }
-        for fault, found in faults.items():
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        for fault, found in self.faults().items():
             if found:
                 raise ValueError(fault)
         return self
+
+    @property
+    def needs_times(self) -> bool:
+        """Training reads step times; no other recipe is shown any."""
+        return False
 
     def flat(self) -> dict[str, Any]:
         """Every knob under its dotted name."""
@@ -179,20 +156,31 @@ _SHOW = "stepclip recipes   (lists them; each shows every knob with its reason)"
 
 def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """A recipe from a nested mapping; every fault of it in one StepclipError."""
+    kind = _recipe_class(tree.get("method", "weaksvr"), source)
     try:
-        return Recipe.model_validate(dict(tree))
+        return kind.model_validate(dict(tree))
     except ValidationError as error:
-        faults = list(dict.fromkeys(_fault(e) for e in error.errors()))
+        faults = list(dict.fromkeys(_fault(e, kind) for e in error.errors()))
         raise StepclipError(
             "; ".join(f for f, _ in faults) + f" (in {source})", "; ".join(e for _, e in faults)
         ) from None
 
 
-def _fault(error: Any) -> tuple[str, str]:
+def _recipe_class(method: Any, source: str) -> type[Recipe]:
+    if method not in METHODS:
+        raise StepclipError(
+            f"method = {method!r}{nearest(str(method), METHODS)} (in {source})",
+            f"one of {', '.join(METHODS)}",
+        )
+    found: type[Recipe] = getattr(import_module(f".{method}.knobs", __package__), METHODS[method])
+    return found
+
+
+def _fault(error: Any, kind: type[Recipe]) -> tuple[str, str]:
     if error["type"] == "value_error" and not error["loc"]:
         knob, _, wanted = error["msg"].removeprefix("Value error, ").partition(": ")
         return f"{knob} does not fit the rest of the recipe", f"{knob}: {wanted}"
-    section: type[Section] = Recipe
+    section: type[Section] = kind
     path: list[str] = []
     for part in map(str, error["loc"]):
         field = section.model_fields.get(part)
@@ -207,7 +195,7 @@ def _fault(error: Any) -> tuple[str, str]:
         unknown = str(error["loc"][-1])
         full = ".".join([*path, unknown])
         return (
-            f"unknown key {full!r}{nearest(unknown, known) or _elsewhere(unknown)}",
+            f"unknown key {full!r}{nearest(unknown, known) or _elsewhere(unknown, kind)}",
             f"one of {', '.join(known)}",
         )
     if error["type"] == "missing":
@@ -221,10 +209,10 @@ def _expected(message: str) -> str:
     return message.removeprefix("Input should be ")
 
 
-def _elsewhere(word: str) -> str:
+def _elsewhere(word: str, kind: type[Recipe]) -> str:
     places = [
         f"{name}.{word}"
-        for name, field in Recipe.model_fields.items()
+        for name, field in kind.model_fields.items()
         if isinstance(field.annotation, type)
         and issubclass(field.annotation, Section)
         and word in field.annotation.model_fields

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from .. import __version__
 from ..cache.errors import StepclipError
 from ..cache.files import read_json, write_atomically
 from ..cache.fingerprint import Fingerprint
-from .batches import TrainingSet
 from .checkpoint import find_checkpoint
+from .method import Method
 from .recipe import Recipe, load_recipe
 
 MADE_HERE = ("recipe.yaml", "log.jsonl", "checkpoints", "tensorboard", "diverged")
@@ -40,7 +38,7 @@ class RunFolder:
         path: Path,
         recipe: Recipe,
         fingerprint: Fingerprint,
-        data: TrainingSet,
+        method: Method,
         *,
         resume: bool,
         overwrite: bool,
@@ -53,8 +51,8 @@ class RunFolder:
             "recipe": recipe.name,
             "fingerprint": fingerprint.fields,
             "digest": fingerprint.digest,
-            "data": _digest(data),
-            "videos": len(data),
+            "data": method.digest(),
+            "videos": len(method.ids),
         }
         self.found: Path | None = None
         self.found_meta: dict[str, Any] = {}
@@ -132,16 +130,3 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.path / "recipe.yaml", "w") as file:
             file.write(str(self.recipe))
-
-
-def _digest(data: TrainingSet) -> str:
-    """What is trained on: ids, lengths, scripts. Another answer means that a resume would not be the same
-    run."""
-    content = [
-        data.ids,
-        data.lengths.tolist(),
-        data.table.tolist(),
-        data.step_lengths.tolist(),
-        data.procedures.tolist(),
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import StepModel
+    from .method import Embedder
 
 # called with the model (evaluation mode, the weights that are saved) and the step: figures by name, "auc"
 # among them, larger is better. It comes from above: this room measures losses only.
-Watch = Callable[["StepModel", int], Mapping[str, float]]
+Watch = Callable[["Embedder", int], Mapping[str, float]]
 METRIC = "auc"
 
 

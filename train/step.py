@@ -1,9 +1,9 @@
 """One training step: gather, forward, losses, backward, clip, AdamW, average. Nothing in it waits for the
 device.
 
-What a step needs from the host (videos, draws, learning rate) comes as tensors in the same places every time,
-and what it leaves (sums of losses, the first bad step) stays on the device until it is read. So a step can be
-recorded once as a CUDA graph and replayed.
+What a step needs from the host (its part of the plan, the learning rate) comes as tensors in the same places
+every time, and what it leaves (sums of losses, the first bad step) stays on the device until it is read. So a
+step can be recorded once as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -17,36 +17,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .objective import loss_terms
+from .method import Forward, Inputs, Method
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from .batches import TrainingSet
-    from .model import StepModel
+    from .method import Embedder
     from .recipe import Recipe
 
 _WARM = 3  # steps in the ordinary way before one is recorded: allocations and libraries settle
 
 
 class Step:
-    """Calls advance `model` by one step on the videos of `index` (B,) with `draws` (B, N)."""
+    """Calls advance the method's model by one step on its `inputs`, that step's part of the plan."""
 
-    def __init__(self, recipe: Recipe, model: StepModel, data: TrainingSet, fabric: Fabric) -> None:
-        self.recipe, self.model, self.data, self.fabric = recipe, model, data, fabric
-        self.device = data.device
-        if not recipe.loss.coarse and model.text:
-            model.log_scale_video.requires_grad_(False)
-        if not (recipe.loss.fine or recipe.loss.fine_text or recipe.loss.script) and model.text:
-            model.log_scale_frame.requires_grad_(False)
+    def __init__(self, recipe: Recipe, method: Method, fabric: Fabric) -> None:
+        self.recipe, self.method, self.fabric = recipe, method, fabric
+        model, self.device = method.model, method.device
+        self.model = model
         self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.graphed = recipe.train.cuda_graph and self.device.type == "cuda" and fabric.world_size == 1
         optimiser = make_optimiser(recipe, model, capturable=self.graphed)
         compiled: Any = torch.compile(model) if recipe.train.compile else model
         self.forward, self.optimiser = fabric.setup(compiled, optimiser)
         self.average = [p.detach().clone() for p in self.weights] if recipe.optim.ema else []
-        self.teacher = self._teacher() if recipe.loss.teacher else None
-        self.parts = ("loss", *recipe.loss.terms)
+        self.teacher = self._teacher() if method.teacher else None
+        self.parts = ("loss", *method.parts)
         self._rate = torch.zeros((), device=self.device)
         self._blend = torch.zeros((), device=self.device)
         self._sums = torch.zeros(len(self.parts) + 1, device=self.device)
@@ -55,19 +51,24 @@ class Step:
         self._since = 0
         self._seen = 0
         self._graph: Any = None
-        self._index: Tensor | None = None
-        self._draws: Tensor | None = None
+        self._inputs: Inputs = ()
 
-    def _teacher(self) -> StepModel:
-        """A second model whose weights are the averages themselves, not copies of them."""
+    def _teacher(self) -> Forward:
+        """A second model whose weights are the averages themselves, not copies of them; it learns nothing."""
         teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         theirs = dict(teacher.named_parameters())
         for name, mean in zip(names, self.average, strict=True):
             theirs[name].data = mean
-        return teacher
 
-    def __call__(self, index: Tensor, draws: Tensor, rate: float, step: int) -> None:
+        @torch.no_grad()
+        def answer(*fed: Any) -> Any:
+            with self.fabric.autocast():
+                return teacher(*fed)
+
+        return answer
+
+    def __call__(self, inputs: Inputs, rate: float, step: int) -> None:
         """`rate` the learning rate, `step` counted from 0."""
         # short runs: no memory of the start
         decay = min(self.recipe.optim.ema, (1 + step) / (10 + step))
@@ -75,57 +76,42 @@ class Step:
         self._at.fill_(step)
         if self.graphed:
             self._rate.fill_(rate)
-            self._replay(index, draws)
+            self._replay(inputs)
         else:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self._advance(index, draws)
+            self._advance(inputs)
         self._since += 1
 
-    def _replay(self, index: Tensor, draws: Tensor) -> None:
-        if self._index is None or self._draws is None:
-            self._index, self._draws = index.clone(), draws.clone()
+    def _replay(self, inputs: Inputs) -> None:
+        if not self._inputs:
+            self._inputs = tuple(x.clone() for x in inputs)
             for group in self.optimiser.param_groups:
                 group["lr"] = self._rate
-        self._index.copy_(index)
-        self._draws.copy_(draws)
+        for kept, new in zip(self._inputs, inputs, strict=True):
+            kept.copy_(new)
         if self._graph is not None:
             self._graph.replay()
             return
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._advance(self._index, self._draws)
+            self._advance(self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._seen += 1
         if self._seen == _WARM:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):  # recorded, not run: the next call replays it
-                self._advance(self._index, self._draws)
+                self._advance(self._inputs)
 
-    def _advance(self, index: Tensor, draws: Tensor) -> None:
-        recipe, d = self.recipe, self.recipe.data
+    def _advance(self, inputs: Inputs) -> None:
+        recipe = self.recipe
         self.optimiser.zero_grad(set_to_none=True)
-        batch = self.data.gather(
-            index,
-            draws,
-            noise=d.feature_noise,
-            dropout=d.frame_dropout,
+        terms = self.method.terms(
+            self.forward,
+            inputs,
+            teacher=self.teacher,
             rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-        )
-        taught = None
-        if self.teacher is not None:
-            with torch.no_grad(), self.fabric.autocast():
-                taught = self.teacher(batch.frames)
-        terms = loss_terms(
-            self.model,
-            self.forward(batch.frames),
-            batch,
-            recipe.loss,
-            self.data,
-            teacher=taught,
-            pairs=d.pairs,
             world=self.fabric.world_size,
         )
         self.fabric.backward(terms["loss"])
@@ -137,7 +123,7 @@ class Step:
         if recipe.optim.clip:
             torch.nn.utils.clip_grads_with_norm_(self.weights, recipe.optim.clip, norm)
         self.optimiser.step()
-        self.model.clamp_scales()
+        self.method.after_step()
         if self.average:
             with torch.no_grad():
                 apart = list(torch._foreach_sub(self.weights, self.average))
@@ -184,11 +170,11 @@ class Step:
                 p.data.copy_(kept)
 
 
-def make_optimiser(recipe: Recipe, model: StepModel, capturable: bool = False) -> torch.optim.Optimizer:
+def make_optimiser(recipe: Recipe, model: Embedder, capturable: bool = False) -> torch.optim.Optimizer:
     """AdamW or Adam, fused, with the decay where the recipe wants it."""
     o = recipe.optim
     learnt = [p for p in model.parameters() if p.requires_grad]
-    places = {id(model.cls), id(model.positions) if model.config.positions == "learned" else 0}
+    places = {id(place) for place in model.places()}
     decayed = [p for p in learnt if o.decay == "all" or (p.ndim > 1 and id(p) not in places)]
     chosen = {id(p) for p in decayed}
     groups = [

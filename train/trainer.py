@@ -18,12 +18,12 @@ import torch
 from ..cache.errors import StepclipError
 from ..cache.manifest import Manifest
 from ..cache.store import FeatureStore
-from .batches import TrainingSet
+from .checkpoint import load_checkpoint
 from .console import pick_device, pick_precision
 from .features import place_features
 from .launch import start_fabric
 from .loop import Loop
-from .model import StepModel
+from .method import Embedder, Setting, start_method
 from .order import split_rows
 from .recipe import Recipe
 from .run import RunFolder
@@ -71,12 +71,12 @@ def fit(
 ) -> FitResult:
     """Train `recipe` on the cache `store_path` and the scripts of `manifest` into the run folder `out`.
 
-    Only the split "train" is trained on, without step times. `stop_after` ends after so many steps of this
-    call, with a checkpoint (a resume goes on from there). `watch` evaluates the model every
-    `recipe.evaluate.every` epochs (see `selection.Watch`). Under torchrun each process calls this alike, and
-    the first one writes. StepclipError: a run is there already (unless `resume` or `overwrite`), a resume
-    with another recipe, cache or set of videos, texts without features, a loss that is not finite or grows
-    without bounds (its state is kept in `diverged/`).
+    Only the split "train" is trained on, without step times unless the recipe needs them. `stop_after` ends
+    after so many steps of this call, with a checkpoint (a resume goes on from there). `watch` evaluates the
+    model every `recipe.evaluate.every` epochs (see `selection.Watch`). Under torchrun each process calls this
+    alike, and the first one writes. StepclipError: a run is there already (unless `resume` or `overwrite`), a
+    resume with another recipe, cache or set of videos, texts without features, a loss that is not finite or
+    grows without bounds (its state is kept in `diverged/`).
     """
     began = time.monotonic()
     if recipe.evaluate.every and watch is None:
@@ -91,33 +91,28 @@ def fit(
     with FeatureStore.open(store_path) as store, torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         train_rows, held_rows, notes = split_rows(
-            manifest.without_truth(), store, recipe.data.val_tasks, recipe.seed
+            manifest if recipe.needs_times else manifest.without_truth(),
+            store,
+            recipe.data.val_tasks,
+            recipe.seed,
         )
         ids = [row.video_id for row in (*train_rows, *held_rows)]
         mapped, why = place_features(store, ids, where, recipe.data.features)
-        d, shown = recipe.data, progress and first
-        data = TrainingSet(
-            store, train_rows, where, shown, mapped,
-            padding=d.padding, pad_to=d.pad_to, rivals=recipe.loss.task_negatives, seed=recipe.seed,
-        )  # fmt: skip
-        held = TrainingSet(store, held_rows, where, shown, mapped) if held_rows else None
-        classes = data.classes if recipe.loss.classes else 0
-        model = StepModel(recipe.model, store.dim, data.text_dim, classes).to(where)
-        if recipe.model.input_norm == "standardise" or d.feature_noise:  # both read every frame
-            model.standardise(data.spread.mean, data.spread.std)
-        model.weigh(data.sentences[:-1])  # the last row is the padding
+        shown = progress and first
+        method = start_method(recipe, Setting(store, train_rows, held_rows, where, mapped, shown))
+        if recipe.train.init:
+            notes.append(_start_from(recipe, method.model, store))
         run = RunFolder(
-            Path(out), recipe, store.fingerprint, data, resume=resume, overwrite=overwrite, first=first
+            Path(out), recipe, store.fingerprint, method, resume=resume, overwrite=overwrite, first=first
         )
-        loop = Loop(recipe, model, data, held, run, precision, fabric, watch)
+        loop = Loop(recipe, method, run, precision, fabric, watch)
         loop.resume()
         here = f"{where} ({torch.get_num_threads()} threads)" + (
             f" x {fabric.world_size} processes" if fabric.world_size > 1 else ""
         )
         line = (
-            f"train: {here} · {precision} · recipe {recipe.name} · "
-            f"{len(data)} videos, {data.classes} procedures, {int(data.tasks.max()) + 1} tasks"
-            f" · cache {store.fingerprint.digest} · {model.parameter_count / 1e6:.2f} M parameters"
+            f"train: {here} · {precision} · recipe {recipe.name} · {method.says()}"
+            f" · cache {store.fingerprint.digest} · {method.model.parameter_count / 1e6:.2f} M parameters"
             + (f" · {why}" if why else "")
             + (f" · from step {loop.step}" if loop.step else "")
         )
@@ -127,7 +122,27 @@ def fit(
         loop.step,
         loss,
         time.monotonic() - began,
-        len(data),
-        model.parameter_count,
+        len(method.ids),
+        method.model.parameter_count,
         loop.stopped,
     )
+
+
+def _start_from(recipe: Recipe, model: Embedder, store: FeatureStore) -> str:
+    """Take the weights of `train.init`; what was taken, in words."""
+    before = load_checkpoint(recipe.train.init)
+    if before.fingerprint != store.fingerprint:
+        raise StepclipError(
+            f"train.init = {recipe.train.init} was trained on features that were made otherwise:\n"
+            + before.fingerprint.table(store.fingerprint, "init", "cache"),
+            "a run on features of this kind",
+        )
+    try:
+        model.load_state_dict(before.model.state_dict())
+    except RuntimeError as error:
+        raise StepclipError(
+            f"the weights of train.init = {recipe.train.init} (recipe {before.recipe.name}) do not fit: "
+            + " ".join(str(error).split())[:300],
+            "a run of the same model section on the same kind of features",
+        ) from None
+    return f"starts from {before.path}, step {before.step}"

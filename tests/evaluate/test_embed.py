@@ -10,16 +10,17 @@ import torch
 
 from stepclip.cache.errors import StepclipError
 from stepclip.evaluate.embed import content_free, embed, embed_raw, embed_views, raw_views
-from stepclip.train.model import StepModel
-from stepclip.train.recipe import ModelConfig, load_recipe
-from stepclip.train.sampling import dense_rows, view_rows
+from stepclip.train.recipe import load_recipe
+from stepclip.train.weaksvr.knobs import WeakSVRModel
+from stepclip.train.weaksvr.model import StepModel
+from stepclip.train.weaksvr.sampling import dense_rows, view_rows
 
 from .conftest import DIM
 
 
 def small_checkpoint(world, frames: int = 8, **config):  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
-    model = ModelConfig(frames=frames, width=16, depth=1, heads=2, head_dim=8, residual=False, **config)
+    model = WeakSVRModel(frames=frames, width=16, depth=1, heads=2, head_dim=8, residual=False, **config)
     recipe = load_recipe("weaksvr-corrected").model_copy(update={"model": model})
     return SimpleNamespace(
         recipe=recipe,

@@ -19,13 +19,16 @@ from stepclip.evaluate import evaluate
 from stepclip.evaluate.controls import CONTROLS
 from stepclip.evaluate.results import PARTS
 from stepclip.evaluate.verification import verify
-from stepclip.train.model import ModelOutput
+from stepclip.train.features import Features
+from stepclip.train.method import Embedder
 from stepclip.train.recipe import load_recipe
+from stepclip.train.weaksvr.embedding import embed_packed
+from stepclip.train.weaksvr.model import ModelOutput
 
 from .conftest import DIM, World, build_world
 
 
-class Planted(torch.nn.Module):
+class Planted(Embedder):
     """frames: the features as they are (`perfect`), noise, or one constant; video: their mean."""
 
     frames = 8
@@ -43,6 +46,9 @@ class Planted(torch.nn.Module):
             else torch.ones_like(x)
         )
         return ModelOutput(h, h.mean(1))
+
+    def embed_packed(self, packed: Features, batch: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+        return embed_packed(self, packed, batch)  # type: ignore[arg-type]
 
 
 def planted(world: World, kind: str, distance: str = "alignment") -> SimpleNamespace:

@@ -16,8 +16,9 @@ from stepclip.cache.manifest import Manifest
 from stepclip.evaluate import evaluate, write_report
 from stepclip.evaluate.selection import select_checkpoint, verification_auc
 from stepclip.train.checkpoint import load_checkpoint, save_checkpoint
-from stepclip.train.model import StepModel
-from stepclip.train.recipe import ModelConfig, load_recipe
+from stepclip.train.recipe import load_recipe
+from stepclip.train.weaksvr.knobs import WeakSVRModel
+from stepclip.train.weaksvr.model import StepModel
 
 from .conftest import DIM, World, build_world
 
@@ -40,7 +41,7 @@ def split_world() -> World:
 def run(split_world: World, tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
     """Three checkpoints of random weights, oldest first: each has its own AUC on each split."""
     folder = tmp_path_factory.mktemp("runs") / "three"
-    model = ModelConfig(frames=8, width=16, depth=1, heads=2, head_dim=8, residual=False)
+    model = WeakSVRModel(frames=8, width=16, depth=1, heads=2, head_dim=8, residual=False)
     recipe = load_recipe("weaksvr-corrected").model_copy(update={"model": model})
     for seed, step in enumerate(STEPS):
         torch.manual_seed(seed)

@@ -81,13 +81,13 @@ def test_the_teacher_is_the_average_of_the_weights(made, recipe_with, tmp_path, 
     steps = []
     advance = Step._advance
 
-    def watched(self, index, draws):
+    def watched(self, inputs):
         with self.averaged():
             self.model.eval()
             averaged = self.model(torch.ones(1, 8, 16)).frames
             self.model.train()
         steps.append((self.teacher(torch.ones(1, 8, 16)).frames - averaged).abs().max().item())
-        advance(self, index, draws)
+        advance(self, inputs)
 
     monkeypatch.setattr(Step, "_advance", watched)
     recipe = recipe_with("train.epochs=2", "optim.ema=0.9", "loss.teacher=true", "model.dropout=0.2")

@@ -10,8 +10,8 @@ import torch
 from stepclip.cache import StepclipError
 from stepclip.train import StepModel, load_recipe
 from stepclip.train.losses import unit
-from stepclip.train.model import Block
-from stepclip.train.recipe import ModelConfig
+from stepclip.train.weaksvr.knobs import WeakSVRModel
+from stepclip.train.weaksvr.model import Block
 
 SMALL = {"frames": 6, "width": 32, "heads": 2, "head_dim": 8, "depth": 1}
 
@@ -70,7 +70,7 @@ def test_svips_head_on_cached_features():
 @pytest.mark.parametrize("norm", ["none", "layernorm", "l2", "standardise"])
 def test_every_shape_of_it_runs_and_all_of_it_learns(pooling, positions, norm):
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = WeakSVRModel(
         **SMALL, pooling=pooling, positions=positions, input_norm=norm, cls=positions == "learned",
         hidden=norm == "l2", residual=norm != "none",
     )  # fmt: skip
@@ -92,18 +92,18 @@ def test_every_shape_of_it_runs_and_all_of_it_learns(pooling, positions, norm):
 
 def test_with_the_residual_frames_start_as_their_features():
     features = torch.randn(2, 6, 12) * 7
-    model = StepModel(ModelConfig(**SMALL, residual=True, video_residual=True), 12, 12).eval()
+    model = StepModel(WeakSVRModel(**SMALL, residual=True, video_residual=True), 12, 12).eval()
     out = model(features)
     torch.testing.assert_close(out.frames, unit(features))
     torch.testing.assert_close(out.video, unit(features).mean(1), rtol=1e-4, atol=1e-5)
-    without = StepModel(ModelConfig(**SMALL, residual=False), 12, 12)(features).frames
+    without = StepModel(WeakSVRModel(**SMALL, residual=False), 12, 12)(features).frames
     assert (unit(without) * unit(features)).sum(-1).abs().mean() < 0.9
 
 
 def test_the_block_is_the_formula():
     """Pre-norm attention written out head by head, with the scale of the head width."""
     torch.manual_seed(1)
-    config = ModelConfig(**SMALL)
+    config = WeakSVRModel(**SMALL)
     for scale, factor in (("head", 8**-0.5), ("width", 32**-0.5)):
         block = Block(config.model_copy(update={"attention_scale": scale}))
         x = torch.randn(2, 5, 32)
@@ -131,7 +131,7 @@ def test_starts_of_the_parameters():
 
 
 def test_scales_stay_between_1_and_100():
-    model = StepModel(ModelConfig(**SMALL), 8, 8)
+    model = StepModel(WeakSVRModel(**SMALL), 8, 8)
     with torch.no_grad():
         model.log_scale_video.fill_(9.0)
         model.log_scale_frame.fill_(-1.0)
@@ -143,12 +143,12 @@ def test_positions_tell_frames_apart():
     same = torch.ones(1, 6, 8)
     for positions, differ in (("learned", True), ("sinusoidal", True), ("none", False)):
         torch.manual_seed(0)
-        h = StepModel(ModelConfig(**SMALL, positions=positions, residual=False), 8, 8)(same).frames[0]
+        h = StepModel(WeakSVRModel(**SMALL, positions=positions, residual=False), 8, 8)(same).frames[0]
         assert (not torch.allclose(h[0], h[3], atol=1e-5)) == differ
 
 
 def test_frames_of_another_shape_are_refused():
-    model = StepModel(ModelConfig(**SMALL), 8, 8)
+    model = StepModel(WeakSVRModel(**SMALL), 8, 8)
     for shape in ((2, 5, 8), (2, 6, 9), (6, 8)):
         with pytest.raises(StepclipError, match=r"\(B, 6, 8\)"):
             model(torch.zeros(shape))
@@ -158,7 +158,7 @@ def test_a_centred_model_does_not_see_what_all_frames_of_a_video_share():
     torch.manual_seed(0)
     x, room = torch.randn(4, 6, 12), 5 * torch.randn(4, 1, 12)
     for norm in ("none", "layernorm", "standardise"):
-        config = ModelConfig(**SMALL, centre=True, input_norm=norm, residual=True)
+        config = WeakSVRModel(**SMALL, centre=True, input_norm=norm, residual=True)
         model = StepModel(config, 12, 12).eval()
         model.standardise(x.flatten(0, 1).mean(0) + 3, x.flatten(0, 1).std(0))
         torch.nn.init.normal_(model.output.weight)
@@ -173,13 +173,13 @@ def test_smoothed_frames_and_what_moves():
     torch.manual_seed(0)
     base = {"residual": True, "centre": False, "positions": "none", "cls": False}
     x = torch.randn(2, 6, 12)
-    plain = StepModel(ModelConfig(**SMALL, **base), 12, 12).eval()
-    smooth = StepModel(ModelConfig(**SMALL, **base, smooth=0.7), 12, 12).eval()
+    plain = StepModel(WeakSVRModel(**SMALL, **base), 12, 12).eval()
+    smooth = StepModel(WeakSVRModel(**SMALL, **base, smooth=0.7), 12, 12).eval()
     torch.testing.assert_close(plain(x).frames, unit(x))
     place = torch.arange(6.0)
     near = torch.exp(-0.5 * ((place[:, None] - place) / 0.7) ** 2)
     torch.testing.assert_close(smooth(x).frames, unit(near / near.sum(1, keepdim=True) @ x))
-    moving = StepModel(ModelConfig(**SMALL, **base, motion=0.5), 12, 12).eval()
+    moving = StepModel(WeakSVRModel(**SMALL, **base, motion=0.5), 12, 12).eval()
     turned = (moving(x).frames - unit(x)) / 0.5
     assert turned[:, [0, -1]].abs().max() < 1e-6  # nothing is known beyond the ends
     torch.testing.assert_close(turned[:, 1:-1].norm(dim=-1), torch.ones(2, 4), atol=0.1, rtol=0)
@@ -193,7 +193,7 @@ def test_smoothed_frames_and_what_moves():
 
 def test_the_text_weighs_directions_in_which_sentences_differ():
     torch.manual_seed(0)
-    config = ModelConfig(**SMALL, residual=True, text_weight=0.5)
+    config = WeakSVRModel(**SMALL, residual=True, text_weight=0.5)
     model = StepModel(config, 4, 4).eval()
     x = torch.randn(1, 6, 4)
     torch.testing.assert_close(model(x).frames, unit(x))  # nothing is known of the text yet

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from stepclip.cache import FeatureStore, StepclipError
-from stepclip.train.batches import TrainingSet
-from stepclip.train.edits import edited_scripts
 from stepclip.train.losses import unit
 from stepclip.train.losses.script_order import script_order_loss, script_scores
 from stepclip.train.losses.video_alignment import video_alignment_loss
 from stepclip.train.order import plan_epoch, split_rows, steps_of_epoch
+from stepclip.train.weaksvr.batches import TrainingSet
+from stepclip.train.weaksvr.edits import edited_scripts
 
 
 def test_an_epoch_of_some_items_or_of_more_than_there_are():

@@ -12,7 +12,8 @@ import yaml
 
 import stepclip.train
 from stepclip.cache import StepclipError
-from stepclip.train import Recipe, list_recipes, load_recipe
+from stepclip.train import list_recipes, load_recipe
+from stepclip.train.weaksvr.knobs import WeakSVRRecipe
 
 FOLDER = Path(stepclip.train.__file__).parent / "recipes"
 
@@ -28,7 +29,7 @@ def test_shipped_recipes_give_a_reason_for_every_knob_they_state(name):
     flat = recipe.flat()
     assert all(flat[key] == pytest.approx(value) for key, value in stated.items())
     if "base" not in tree:
-        assert stated.keys() | {"name", "seed"} == set(flat)
+        assert stated.keys() | {"name", "seed", "method"} == set(flat)
     else:  # the rest is the base's
         base = load_recipe(tree["base"]).flat()
         assert all(flat[k] == base[k] for k in flat if k not in stated and k not in ("name", "seed"))
@@ -119,14 +120,14 @@ def test_a_short_file_takes_the_defaults(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("train:\n  epochs: 3\n")
     assert load_recipe(path).train.epochs == 3 and load_recipe(path).name == "mine"
-    assert load_recipe(str(path), ["seed=2"]) == Recipe(name="mine", seed=2, train={"epochs": 3})
+    assert load_recipe(str(path), ["seed=2"]) == WeakSVRRecipe(name="mine", seed=2, train={"epochs": 3})
 
 
 @pytest.mark.parametrize(
     ("override", "found", "expected"),
     [
         ("model.widht=3", "unknown key 'model.widht' (did you mean 'width'?)", "frames, width"),
-        ("modle.width=3", "unknown key 'modle' (did you mean 'model'?)", "one of name, seed"),
+        ("modle.width=3", "unknown key 'modle' (did you mean 'model'?)", "one of name, method, seed"),
         ("lr=1e-4", "unknown key 'lr' (it belongs in 'optim.lr')", "optim"),
         ("optim.lr=fast", "optim.lr = 'fast'", "number"),
         ("optim.lr=.nan", "optim.lr = nan", "finite"),

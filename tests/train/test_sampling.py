@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepclip.cache import FeatureStore, StepclipError
-from stepclip.train.batches import TrainingSet
 from stepclip.train.order import plan_epoch
-from stepclip.train.sampling import boundaries, dense_rows, train_rows, view_rows
+from stepclip.train.weaksvr.batches import TrainingSet
+from stepclip.train.weaksvr.sampling import boundaries, dense_rows, train_rows, view_rows
 
 
 def test_the_released_frame_indices(shared_data):

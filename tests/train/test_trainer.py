@@ -20,7 +20,7 @@ from stepclip.train.console import pick_device
 from stepclip.train.loop import Loop
 from stepclip.train.losses import unit
 from stepclip.train.recipe import load_recipe
-from stepclip.train.sampling import dense_rows
+from stepclip.train.weaksvr.sampling import dense_rows
 
 
 def weights(run):
@@ -323,7 +323,7 @@ def test_no_step_waits_for_the_device(made, recipe_with, tmp_path, extra):
     step = Loop.one_step
 
     def watched(self):
-        self.plan(self.step // self.per_epoch)  # once an epoch, on the host
+        self.inputs(self.step)  # planned once an epoch, on the host
         with waits:
             step(self)
         counts.append(len(waits.seen))
