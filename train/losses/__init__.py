@@ -1,6 +1,7 @@
 """Losses: one per file, pure functions of tensors."""
 
 from .classification import classification_loss
+from .corpus_labels import CorpusFit, corpus_labels
 from .frame_sentence import FrameSentence, frame_log_p, frame_sentence_loss, gumbel
 from .frame_sentence_official import frame_sentence_official
 from .labelling import LABELLINGS, label_frames
@@ -16,8 +17,10 @@ from .viterbi_official import viterbi_official
 
 __all__ = [
     "LABELLINGS",
+    "CorpusFit",
     "FrameSentence",
     "classification_loss",
+    "corpus_labels",
     "frame_log_p",
     "frame_sentence_loss",
     "frame_sentence_official",
