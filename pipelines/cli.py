@@ -12,6 +12,7 @@ import typer
 from ..cache.errors import StepclipError
 from .cachecli import cache_app
 from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
+from .searchcli import index_app, search
 
 app = typer.Typer(
     name="stepclip",
@@ -21,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-index_app = typer.Typer(help="The search index of a run.", no_args_is_help=True)
 recipes_app = typer.Typer(help="The recipes of training runs.")
 encoder_app = typer.Typer(help="The embedded encoder: train it anew, see what it is.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
@@ -296,46 +296,7 @@ def report(
     typer.echo(paths.folder / results.file(".html", "report"))
 
 
-@app.command()
-def search(
-    text: Annotated[str, typer.Argument(help='What happens: "pour the blue liquid into the beaker".')],
-    dataset: Dataset = None,
-    run: Run = None,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
-    by: Annotated[str, typer.Option(help="moment: a sentence somewhere; video: a whole script.")] = "moment",
-    json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-    encoder: Annotated[
-        str | None, typer.Option(help="Where the encoder's weights are now.", show_default="as extracted")
-    ] = None,
-    root: Root = HERE,
-    device: Device = "auto",
-) -> None:
-    """Which video, and when. Builds the index on first use."""
-    from .stages import search_stage
-
-    answers = search_stage(layout_of(root), text, dataset, run, top, by, encoder=encoder, device=device)
-    if json_:
-        import json
-
-        typer.echo(json.dumps([answer.to_dict() for answer in answers], indent=2, ensure_ascii=False))
-        return
-    from .inventory import answers_table
-
-    console().print(answers_table(text, answers))
-
-
-@index_app.command("build")
-def index_build(
-    dataset: Dataset = None,
-    run: Run = None,
-    split: Annotated[str | None, typer.Option(help="train, val or test.", show_default="all videos")] = None,
-    root: Root = HERE,
-    device: Device = "auto",
-) -> None:
-    """Build the index anew, in place of an earlier one."""
-    from .stages import index_stage
-
-    typer.echo(index_stage(layout_of(root), dataset, run, split, device=device))
+app.command()(search)
 
 
 @recipes_app.callback(invoke_without_command=True)

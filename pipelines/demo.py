@@ -63,7 +63,8 @@ def run_demo(
     from rich.console import Console as RichConsole
 
     from ..extract.benchlab import make_benchlab
-    from .stages import eval_stage, extract_stage, index_stage, search_stage, train_stage
+    from .searching import index_stage, search_stage
+    from .stages import eval_stage, extract_stage, train_stage
 
     console = console or RichConsole()
     data, run = layout.dataset(DATASET), layout.run(RUN)
@@ -117,7 +118,7 @@ def run_demo(
         "search", f'"{QUERY}"', lambda: search_stage(layout, QUERY, DATASET, RUN, 3, device=device)
     )
 
-    from .inventory import answers_table
+    from .searchcli import answers_table
 
     console.print()
     console.print(demo_table(read_json(results)))

@@ -1,7 +1,7 @@
 """The stages over one root, for the command line, the demo and notebooks. Each finds its input by name.
 
-`extract_stage` -> data/<name>/, `train_stage` -> runs/<run>/, `eval_stage` -> its results and report,
-`index_stage` -> indexes/<run>/, `search_stage` -> answers.
+`extract_stage` -> data/<name>/, `train_stage` -> runs/<run>/, `eval_stage` -> its results and report. What
+searches and checks lies in `searching` and `checking`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..cache.fingerprint import Fingerprint
     from ..cache.manifest import Manifest
     from ..evaluate.results import Results
-    from ..evaluate.search import Answer
     from ..extract.datasets import Loaded
     from ..extract.engine import ExtractionReport, Retry
     from ..train.trainer import FitResult
@@ -89,7 +88,7 @@ def extract_stage(
     settings = settings_of(paths, dataset, given)
     release = _load(layout, paths, settings)
     loaded, missing, notes = release.manifest, list(release.missing), list(release.notes)
-    sampling = _sampling(settings)
+    sampling = sampling_of(settings)
     from ..extract.paragraphs import MODES
 
     if settings["paragraphs"] not in MODES:
@@ -239,69 +238,6 @@ def _transfer_lists(paths: DatasetPaths) -> dict[str, str]:
     return {video_id: str(about["transfer"]) for video_id, about in known.items() if "transfer" in about}
 
 
-def index_stage(
-    layout: Layout,
-    dataset: str | None = None,
-    run: str | None = None,
-    split: str | None = None,
-    *,
-    device: str = "auto",
-) -> Path:
-    """Build `indexes/<run>/` over every video with features (or those of a split), for an earlier one."""
-    from ..cache.manifest import Manifest
-
-    paths, chosen = layout.choose_both(dataset, run)
-    from ..evaluate import build_index
-
-    manifest = Manifest.read(paths.manifest)
-    out = layout.index(chosen.name)
-    part = manifest if split in (None, "all") else manifest.split(str(split))
-    if not len(part):
-        raise StepclipError(f"no video of split {split!r} in {paths.name}", "train, val, test or all")
-    build_index(chosen.folder, paths.features, part, out, device=device)
-    record(out / "source.json", dataset=paths.name, run=chosen.name)
-    return out
-
-
-def search_stage(
-    layout: Layout,
-    text: str,
-    dataset: str | None = None,
-    run: str | None = None,
-    top: int = 5,
-    by: str = "moment",
-    *,
-    encoder: str | None = None,
-    device: str = "auto",
-) -> list[Answer]:
-    """The best `top` videos for a text, with its seconds. Builds the index when there is none or an old."""
-    if not text.strip():
-        raise StepclipError("the text is empty", "a sentence", 'stepclip search "stir the liquid"')
-    paths, chosen = layout.choose_both(dataset, run)
-    from ..evaluate import SearchIndex
-    from ..extract.encoders import load_encoder
-
-    folder = layout.index(chosen.name)
-    if _index_is_old(folder, paths, chosen):
-        index_stage(layout, paths.name, chosen.name, device=device)
-    settings = settings_of(paths, None, {} if encoder is None else {"encoder": encoder})
-    loaded = load_encoder(settings["encoder"], device=device, precision=settings["precision"])
-    return SearchIndex.open(folder).search(text, loaded, top, by)
-
-
-def _index_is_old(folder: Path, paths: DatasetPaths, run: RunPaths) -> bool:
-    """No index, one over another dataset, or one that is older than the features or the checkpoint."""
-    meta = folder / "meta.json"
-    if not meta.is_file():
-        return True
-    source = folder / "source.json"
-    if not source.is_file() or read_json(source).get("dataset") != paths.name:
-        return True
-    made = meta.stat().st_mtime
-    newer = [*(paths.features / "shards").glob("*.parquet"), *run.folder.glob("checkpoints/*")]
-    return any(os.stat(path).st_mtime > made for path in newer)
-
-
 def _name_from(manifest: str | os.PathLike[str]) -> str:
     stem = Path(manifest).stem
     return (
@@ -327,7 +263,7 @@ def settings_of(paths: DatasetPaths, dataset: str | None, given: dict[str, Any])
     return kept | given | {"dataset": dataset or kept["dataset"]}
 
 
-def _sampling(settings: dict[str, Any]) -> Any:
+def sampling_of(settings: dict[str, Any]) -> Any:
     from ..extract.decoders import Sampling
 
     given = {key: settings[key] for key in SAMPLING if settings[key] is not None}

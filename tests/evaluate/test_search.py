@@ -126,7 +126,7 @@ def test_rebuilding_replaces_and_a_failure_keeps(world: World, tmp_path, monkeyp
     monkeypatch.setattr(faiss, "write_index", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises((OSError, StepclipError)):
         build_index(None, world.store, world.manifest, out, ids[:9], device="cpu")
-    assert SearchIndex.open(out).meta["videos"] == 7
+    assert len(SearchIndex.open(out)) == 7
     assert [p.name for p in tmp_path.iterdir()] == ["index"], "something was left behind"
 
 
@@ -148,13 +148,17 @@ def test_the_same_weights_under_another_name_may_search(world: World, index) -> 
     assert search(index, "task 0 step 0", renamed, top=1)[0].step == "task 0 step 0"
 
 
-@pytest.mark.parametrize("name", ["videos.faiss", "windows.faiss", "ids.parquet", "meta.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["videos.faiss", "windows.faiss", "steps.faiss", "ordered.npy", "ids.arrow", "part.json", "meta.json"],
+)
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise"])
 def test_damaged_indices(world: World, tmp_path, name: str, damage: str) -> None:  # type: ignore[no-untyped-def]
     folder = build_index(
         None, world.store, world.manifest, tmp_path / "index", list(world.store.video_ids)[:4], device="cpu"
     )
-    file, data = folder / name, (folder / name).read_bytes()
+    file = next(folder.rglob(name))
+    data = file.read_bytes()
     if damage == "gone":
         file.unlink()
     else:
@@ -167,7 +171,12 @@ def test_files_of_different_builds_and_other_schemas(world: World, tmp_path) -> 
     ids = list(world.store.video_ids)
     a = build_index(None, world.store, world.manifest, tmp_path / "a", ids[:4], device="cpu")
     b = build_index(None, world.store, world.manifest, tmp_path / "b", ids[:5], device="cpu")
-    (a / "windows.faiss").write_bytes((b / "windows.faiss").read_bytes())
+    other = next(b.rglob("windows.faiss"))
+    next(a.rglob("windows.faiss")).write_bytes(other.read_bytes())
+    with pytest.raises(StepclipError, match=r"windows.faiss has \d+ bytes"):
+        SearchIndex.open(a)
+    about = next(a.rglob("part.json"))
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"sizes": {}}))
     with pytest.raises(StepclipError, match="rows"):
         SearchIndex.open(a)
     meta = json.loads((b / "meta.json").read_text())
