@@ -55,6 +55,7 @@ class Loop:
         self.per_epoch = method.steps_of_epoch
         self.steps = self.per_epoch * recipe.train.epochs
         self._plans: dict[int, Inputs] = {}
+        self._begun, self._factor = -1, 1.0
 
     # ---- one step
 
@@ -66,7 +67,10 @@ class Loop:
         return tuple(x[place] for x in self._plans[epoch])
 
     def one_step(self) -> None:
-        rate = learning_rate(self.recipe, self.step, self.steps, self.per_epoch)
+        epoch = self.step // self.per_epoch
+        if epoch != self._begun:
+            self._begun, self._factor = epoch, self.method.begin(epoch)
+        rate = self._factor * learning_rate(self.recipe, self.step, self.steps, self.per_epoch)
         self.advance(self.inputs(self.step), rate, self.step)
         self.step += 1
 

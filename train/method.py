@@ -60,6 +60,13 @@ class Embedder(nn.Module):
         frames lie; as they are, unless a method trains them."""
         return features
 
+    least: float = 0.0  # share of its expected duration that a step lasts for sure
+
+    def durations(self, features: Tensor) -> Tensor | None:
+        """What the sentences of these cached features (n, D) are expected to last, (n,), in a unit of their
+        own; None: nothing is expected."""
+        return None
+
     def places(self) -> list[Tensor]:
         """Parameters that are places, not weights: no decay of matrices pulls them."""
         return []
@@ -128,6 +135,15 @@ class Method(ABC):
     @abstractmethod
     def says(self) -> str:
         """The training set in words: the first line of a run."""
+
+    def begin(self, epoch: int) -> float:
+        """Called before the first step of each epoch, and where a run is taken up: what this epoch trains.
+        Returns a factor of the learning rate."""
+        return 1.0
+
+    def after_backward(self) -> None:
+        """Called between the backward pass and what is done with the gradients."""
+        return
 
     def after_step(self) -> None:
         """Called after each optimiser step; most methods have nothing to do there."""

@@ -115,6 +115,7 @@ class Step:
             world=self.fabric.world_size,
         )
         self.fabric.backward(terms["loss"])
+        self.method.after_backward()
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         if scaler is not None:
             scaler.unscale_(self.optimiser.optimizer)

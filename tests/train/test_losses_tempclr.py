@@ -119,30 +119,34 @@ def test_the_released_unit_loss(literal: ModuleType) -> None:
 
 def test_padding_does_not_enter_the_unit_loss() -> None:
     torch.manual_seed(0)
-    clips, texts = torch.randn(5, 8), torch.randn(4, 8)
-    together = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 0]]).bool()
-    want = unit_contrast_loss(clips, texts, together, 10.0)
+    clips, texts = torch.randn(5, 8), torch.randn(5, 8)
+    unused = torch.tensor([0, 1, 2, 1, 0])[:, None] == torch.tensor([0, 1, 2, 1, 0])
+    want = unit_contrast_loss(clips, texts, 10.0, unused=unused)
     more_clips = torch.cat([clips, torch.full((2, 8), 1e3)]).requires_grad_()
-    more_texts = torch.cat([texts, torch.full((1, 8), -1e3)])
-    wide = torch.ones(7, 5, dtype=torch.bool)
-    wide[:5, :4] = together
-    found = unit_contrast_loss(
-        more_clips, more_texts, wide, 10.0, real_windows=torch.arange(7) < 5, real_texts=torch.arange(5) < 4
-    )
+    more_texts = torch.cat([texts, torch.full((2, 8), -1e3)])
+    wide = torch.zeros(7, 7, dtype=torch.bool)
+    wide[:5, :5] = unused
+    found = unit_contrast_loss(more_clips, more_texts, 10.0, unused=wide, real=torch.arange(7) < 5)
     assert found.item() == pytest.approx(float(want), abs=1e-5)
     found.backward()
-    assert more_clips.grad.isfinite().all()
+    assert more_clips.grad is not None and more_clips.grad.isfinite().all()
     assert not more_clips.grad[5:].any()
 
 
-def test_several_right_texts_share_the_probability() -> None:
-    """A window with two texts of the same sentence: best at log 2, not punished for either."""
-    texts = torch.eye(3)[[0, 0, 1]]
-    windows = torch.eye(3)[[0, 1]]
-    together = torch.tensor([[True, True, False], [False, False, True]])
-    assert float(unit_contrast_loss(windows, texts, together, 100.0)) == pytest.approx(
-        torch.tensor(2.0).log().item() / 2, abs=1e-4
-    )
+def test_unused_pairs_are_neither_right_nor_wrong() -> None:
+    torch.manual_seed(0)
+    clips, texts = torch.randn(3, 8), torch.randn(3, 8)
+    unused = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    logits = 5 * F.normalize(clips, dim=-1) @ F.normalize(texts, dim=-1).T
+    want = 0.0
+    for m in (logits, logits.T):
+        rows = [m[0, [0, 2]], m[1, [1, 2]], m[2]]
+        right = [0, 0, 2]
+        want += (
+            sum(float(F.cross_entropy(r[None], torch.tensor([k]))) for r, k in zip(rows, right, strict=True))
+            / 3
+        )
+    assert float(unit_contrast_loss(clips, texts, 5.0, unused=unused)) == pytest.approx(want, abs=1e-4)
 
 
 def test_step_naming_is_the_mean_over_real_cells() -> None:

@@ -11,38 +11,31 @@ from .unit import unit
 def unit_contrast_loss(
     windows: Tensor,
     texts: Tensor,
-    together: Tensor | None = None,
     scale: Tensor | float | None = None,
     *,
-    real_windows: Tensor | None = None,
-    real_texts: Tensor | None = None,
+    unused: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> Tensor:
-    """Both directions, summed: `windows` (M, E), `texts` (K, E) raw -> ().
+    """Both directions, summed: `windows` (M, E), `texts` (M, E) raw, pair by pair -> ().
 
-    `together` (M, K) bool: which belong together; of several the mean of the log-softmax counts (Khosla et
-    al. 2020, eq. 2). None: the diagonal. `scale` multiplies cosines; None: raw dot products without a
-    temperature, as released (`methods/tempclr.md` 2.4). What is not real (M,), (K,) bool is not there:
-    neither asks nor stands among the answers.
+    `scale` multiplies cosines; None: raw dot products without a temperature, as released
+    (`methods/tempclr.md` 2.4). `unused` (M, M) bool: answers that are neither right nor wrong, such as
+    another window of the same sentence. (To count them as right, too, changes nothing: their texts are the
+    same, and so is the sum.) `real` (M,) bool: which pairs there are; the others neither ask nor stand among
+    the answers.
     """
     logits = windows @ texts.mT if scale is None else scale * (unit(windows) @ unit(texts).mT)
-    if together is None:
-        together = torch.eye(len(windows), len(texts), dtype=torch.bool, device=logits.device)
-    if real_windows is not None:
-        together = together & real_windows[:, None]
-        logits = logits.masked_fill(~real_windows[:, None], -torch.inf)
-    if real_texts is not None:
-        together = together & real_texts
-        logits = logits.masked_fill(~real_texts, -torch.inf)
-    return _one_way(logits, together) + _one_way(logits.mT, together.mT)
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    out = torch.zeros_like(own) if unused is None else unused & ~own
+    if real is None:
+        real = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    out = out | ~(real[:, None] & real)
+    return _one_way(logits, out & ~own, real) + _one_way(logits.mT, out.mT & ~own, real)
 
 
-def _one_way(logits: Tensor, together: Tensor) -> Tensor:
-    """Mean over the rows that have an answer; a row without one weighs nothing and stays finite."""
-    right = together.sum(-1)
-    asks = right > 0
-    log_p = torch.where(asks[:, None], logits, 0.0).log_softmax(-1)
-    each = -log_p.masked_fill(~together, 0.0).sum(-1) / right.clamp(min=1)
-    return each.sum() / asks.sum().clamp(min=1)
+def _one_way(logits: Tensor, out: Tensor, real: Tensor) -> Tensor:
+    each = -logits.masked_fill(out, -torch.inf).log_softmax(-1).diagonal()
+    return torch.where(real, each, 0.0).sum() / real.sum().clamp(min=1)
 
 
 def step_naming_loss(logits: Tensor, labels: Tensor, real: Tensor, steps: Tensor) -> Tensor:
