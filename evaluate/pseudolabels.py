@@ -8,13 +8,13 @@ scored like a localisation: frames in the right step, overlap of the spans (`met
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..train.losses import LABELLINGS, label_frames
+from ..train.losses import LABELLINGS, corpus_labels, label_frames
 from .embed import MIDDLE, Embedded, centred, content_free, embed_raw, embed_views, raw_views
 from .localisation import DRAWS, Localisation, localise, mean_of, random_cuts, true_spans, uniform_split
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
@@ -80,6 +80,24 @@ def label_views(
     return labels
 
 
+def label_corpus(
+    raw: Embedded, store: FeatureStore, scripts: Sequence[Sequence[str]], n: int
+) -> list[np.ndarray]:
+    """Labels (n,) of the middle view of each video of `raw`, learned from all of them and their scripts."""
+    sentences = list(dict.fromkeys(s for script in scripts for s in script))
+    place = {sentence: i for i, sentence in enumerate(sentences)}
+    device = raw.frames.device
+    table = torch.zeros(len(scripts), max(map(len, scripts)), dtype=torch.int64)
+    for i, script in enumerate(scripts):
+        table[i, : len(script)] = torch.tensor([place[s] for s in script])
+    offsets = torch.as_tensor(raw.offsets, device=device)
+    lengths = torch.tensor([len(script) for script in scripts], device=device)
+    text = torch.as_tensor(store.text(sentences, "step"), device=device)
+    found = corpus_labels(raw.frames, offsets, table.to(device), lengths, text)
+    seen = raw_views(replace(raw, frames=found), n, MIDDLE).frames
+    return list(seen.view(len(raw), n, -1).argmax(2).cpu().numpy())
+
+
 def score_labels(labels: Sequence[np.ndarray], views: Embedded, videos: Sequence[VideoRow]) -> Localisation:
     """Labels that name a padding sentence are wrong, and none of the steps' spans is theirs."""
     inside = [
@@ -106,9 +124,8 @@ def pseudo_labels(results: Results, m: Material) -> None:
     official = getattr(loss, "fine_form", "corrected") == "official"
     used = "uniform" if loss.labels in BLIND and not official else f"{'official-' * official}{loss.labels}"
     for name, result in here.items():
-        kind = (
-            TRAINED if name in LABELLINGS and name not in BLIND else CHANCE if name == "chance" else CONTROL
-        )
+        learned = name == "corpus" or (name in LABELLINGS and name not in BLIND)
+        kind = TRAINED if learned else CHANCE if name == "chance" else CONTROL
         both = PseudoLabels(there.get(name), result)
         results.pseudo_labels.append(Row(name, kind, both, _EXPLAINED.get(name, ""), name == used))
 
@@ -121,6 +138,7 @@ _EXPLAINED = {
     "soft-monotone": "posteriors of all forward paths, the largest",
     "soft-visit-all": "likewise of the paths that visit every sentence",
     "soft-prior": "likewise, each near its share of the video",
+    "corpus": "learned from these very videos and their scripts, all together, before any training",
     "official-sort": "as released: noise on the cosines, padding sentences compete, then sorted",
     "official-viterbi": "as released: raw cosines multiplied, padding sentences compete",
     "official-split": "as released: rounded equal parts",
@@ -153,6 +171,7 @@ def _labelled(m: Material, videos: Sequence[VideoRow], raw: Embedded) -> dict[st
         return score_labels(labels, views, known)
 
     found = {name: scored(views, name, scale) for name in labellings()}
+    found["corpus"] = score_labels(label_corpus(mine, m.store, scripts, n), views, known)
     if m.raw_text:
         found["raw visit-all"] = scored(raw_views(mine, n, MIDDLE), "visit-all", 1 / 0.07)
         found["centred visit-all"] = scored(raw_views(centred(mine), n, MIDDLE), "visit-all", 1 / 0.07)

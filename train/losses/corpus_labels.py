@@ -44,12 +44,12 @@ class CorpusFit:
 
     rounds: int = 6
     spread: float = 0.3
-    temper: float = 0.3
+    temper: float = 0.2
     text: float = 0.4
     scale: float = 1 / 0.07
     background: float = 0.3
     shrink: float = 0.1
-    least_seen: float = 4.0
+    least_seen: float = 8.0
     least_lasted: float = 3.0
     still: float = 0.25
     smooth: float = 0.8

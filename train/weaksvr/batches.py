@@ -14,6 +14,7 @@ from ...cache.errors import StepclipError
 from ...cache.manifest import VideoRow
 from ...cache.store import FeatureStore
 from ..features import Features, Spread, spread
+from ..losses.corpus_labels import corpus_labels
 from ..method import digest_of
 from .sampling import rows_from_draws
 
@@ -28,7 +29,8 @@ class Batch:
     (B', K) int64, the sentences' places in the table. Of the whole step, as each process needs them for the
     coarse loss: `paragraphs` (B, E); `procedures` (B,) int64, equal where the scripts are one procedure's;
     `rivals` (B, M, E) other paragraphs of its task and `rival_real` (B, M), which there are (or None);
-    `sentences` () how many real sentences a process has on average; `own` the slice of this process.
+    `sentences` () how many real sentences a process has on average; `own` the slice of this process; `labels`
+    (B', N, K) pseudo-labels of the frames, where the set has learned them.
     """
 
     frames: Tensor
@@ -41,6 +43,7 @@ class Batch:
     own: slice
     rivals: Tensor | None = None
     rival_real: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class TrainingSet:
@@ -113,6 +116,7 @@ class TrainingSet:
         task_of = torch.zeros(self.classes, dtype=torch.int64)
         task_of[procedures] = self.tasks
         self.procedure_task = task_of.to(device)
+        self.labels: Tensor | None = None
         self.rivals: Tensor | None = None
         if rivals:
             scripts_of = dict(zip(procedures.tolist(), self.script.tolist(), strict=True))
@@ -134,6 +138,13 @@ class TrainingSet:
     def spread(self) -> Spread:
         """Of all frame features; its size is the unit of the feature noise. Reads them all, once."""
         return spread(self.packed, self._progress)
+
+    def learn_labels(self) -> None:
+        """Pseudo-labels of every frame, from all videos together (`losses/corpus_labels.py`)."""
+        every = torch.arange(int(self.packed.offsets[-1]), device=self.device)
+        self.labels = corpus_labels(
+            self.packed.gather(every), self.packed.offsets, self.table, self.step_lengths, self.sentences
+        )
 
     def digest(self) -> str:
         """Of ids, lengths, scripts, procedures."""
@@ -160,9 +171,10 @@ class TrainingSet:
             place = torch.arange(rows.shape[1], device=rows.device)
             kept = (torch.rand(rows.shape, device=rows.device) >= dropout) | (place == 0)
             rows = rows.gather(1, torch.where(kept, place, 0).cummax(1).values)
-        frames = self.packed.gather((self.first[index, None] + rows)[own]).float()
+        rows = (self.first[index, None] + rows)[own]
+        frames = self.packed.gather(rows).float()
         if noise:
-            drawn = torch.randn(*rows.shape, frames.shape[2], device=frames.device)
+            drawn = torch.randn(*draws.shape, frames.shape[2], device=frames.device)
             frames = frames + noise * self.spread.size * drawn[own]
         lengths, words = self.step_lengths[index], self.table[index[own]]
         procedures = self.procedures[index]
@@ -178,6 +190,7 @@ class TrainingSet:
             own,
             None if rivals is None else self.paragraphs[rivals.clamp(min=0)],
             None if rivals is None else rivals >= 0,
+            None if self.labels is None else self.labels[rows],
         )
 
 

@@ -10,6 +10,9 @@ from ..knobs import Count, DataConfig, Labelling, LossConfig, ModelConfig, Posit
 from ..recipe import Recipe
 
 
+CORPUS = "corpus"  # of loss.labels: `losses/corpus_labels.py`
+
+
 class WeakSVRData(DataConfig):
     batch: Count = Field(default=32, description="videos of one step; more negatives for the coarse loss")
     items: Annotated[int, Field(ge=0)] = Field(
@@ -125,7 +128,10 @@ class WeakSVRLoss(LossConfig):
     fine_form: Literal["corrected", "official"] = Field(
         default="corrected", description="official: with every quirk of the released code"
     )
-    labels: Labelling = Field(default="viterbi", description="how pseudo-labels are made")
+    labels: Labelling | Literal["corpus"] = Field(
+        default="viterbi",
+        description="how pseudo-labels are made; corpus: before training, from all its videos together",
+    )
     prior_spread: Positive = Field(
         default=0.15, description="of the labels prior and soft-prior: spread of a step's place in the video"
     )
@@ -215,6 +221,9 @@ class WeakSVRRecipe(Recipe):
             ),
             "loss.teacher: false beside loss.fine_form = official": (
                 loss.fine_form == "official" and loss.teacher
+            ),
+            "loss.teacher: false beside loss.labels = corpus, which no model makes": (
+                loss.teacher and loss.labels == CORPUS
             ),
             "optim.ema: above 0 beside loss.teacher = true": loss.teacher and not self.optim.ema,
             "data.pairs: true beside loss.sequence > 0": loss.sequence > 0 and not data.pairs,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..method import Forward, Inputs, Method, Setting
 from ..order import plan_epoch, steps_of_epoch
 from .batches import TrainingSet
-from .knobs import WeakSVRRecipe
+from .knobs import CORPUS, WeakSVRRecipe
 from .model import StepModel
 from .objective import loss_terms
 
@@ -123,6 +123,9 @@ def start(recipe: WeakSVRRecipe, setting: Setting) -> WeakSVR:
         if setting.held
         else None
     )
+    if recipe.loss.labels == CORPUS:
+        for part in filter(None, (data, held)):
+            part.learn_labels()
     classes = data.classes if recipe.loss.classes else 0
     model = StepModel(recipe.model, setting.store.dim, data.text_dim, classes).to(where)
     if recipe.model.input_norm == "standardise" or d.feature_noise:  # both read every frame

@@ -24,6 +24,7 @@ from ..losses.video_alignment import video_alignment_loss
 from .edits import edited_scripts
 
 if TYPE_CHECKING:
+    from ..knobs import Labelling
     from .batches import Batch, TrainingSet
     from .knobs import WeakSVRLoss
     from .model import ModelOutput, StepModel
@@ -94,18 +95,19 @@ def _fine(
         return frame_sentence_official(
             frames, steps, lengths, scale, labelling=config.labels, noise=config.gumbel
         )
-    labels = None
-    if teacher is not None:
+    labels = batch.labels
+    labelling: Labelling = "uniform" if config.labels == "corpus" else config.labels  # corpus: is there
+    if labels is None and teacher is not None:
         with torch.no_grad():
             log_p = frame_log_p(teacher.frames.float(), steps, lengths, scale)
-            labels = pseudo_labels(log_p, lengths, config.labels, config.prior_spread)
+            labels = pseudo_labels(log_p, lengths, labelling, config.prior_spread)
     noise = gumbel(frames.new_empty(*frames.shape[:2], steps.shape[1])) if config.gumbel else None
     return frame_sentence_loss(
         frames,
         steps,
         lengths,
         scale,
-        labelling=config.labels,
+        labelling=labelling,
         text_form=config.text_form,
         labels=labels,
         noise=noise,
