@@ -11,6 +11,7 @@ import typer
 
 from ..cache.errors import StepclipError
 from .cachecli import cache_app
+from .lookcli import doctor
 from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
 from .searchcli import index_app, search
 
@@ -297,6 +298,7 @@ def report(
 
 
 app.command()(search)
+app.command()(doctor)
 
 
 @recipes_app.callback(invoke_without_command=True)

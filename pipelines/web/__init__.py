@@ -1,0 +1,1 @@
+"""The web page: search, check and compare in a browser, on files that lie inside the package."""
