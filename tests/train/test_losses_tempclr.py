@@ -260,14 +260,16 @@ def test_reordering_both_sides_is_reordering_one_after_the_other() -> None:
 
 def test_videos_that_do_not_count_and_orders_that_are_not_real() -> None:
     right = torch.tensor([1.0, 2.0, 9.0], requires_grad=True)
+    tau = torch.tensor(0.5, requires_grad=True)
     wrong = torch.tensor([[1.5, 3.0], [2.5, 0.0], [0.0, 0.0]])
     real = torch.tensor([[True, True], [True, False], [True, True]])
-    found = sequence_contrast_loss(right, wrong, 0.5, real=real, counts=torch.tensor([True, True, False]))
+    found = sequence_contrast_loss(right, wrong, tau, real=real, counts=torch.tensor([True, True, False]))
     first = -F.log_softmax(-torch.tensor([1.0, 1.5, 3.0]) / 0.5, 0)[0]
     second = -F.log_softmax(-torch.tensor([2.0, 2.5]) / 0.5, 0)[0]
-    assert float(found) == pytest.approx(float(first + second) / 2)
+    assert found.item() == pytest.approx(float(first + second) / 2)
     found.backward()
-    assert right.grad.isfinite().all()
+    assert right.grad is not None and right.grad.isfinite().all()
+    assert tau.grad is not None and tau.grad.isfinite() and tau.grad != 0
     assert float(sequence_contrast_loss(right, wrong, counts=torch.zeros(3).bool())) == 0
 
 

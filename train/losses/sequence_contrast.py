@@ -69,9 +69,9 @@ def sequence_contrast_loss(
     `right` (V,), `wrong` (V, M) distances; `real` (V, M) bool: which wrong ones there are; `counts` (V,)
     bool: which videos take part. The mean over those; 0 where none does.
     """
-    if real is not None:
-        wrong = wrong.masked_fill(~real, torch.inf)
     logits = -torch.cat([right[:, None], wrong], 1) / tau
+    if real is not None:  # after the division: tau learns, and infinity has no derivative
+        logits = logits.masked_fill(torch.cat([torch.zeros_like(real[:, :1]), ~real], 1), -torch.inf)
     each = -logits.log_softmax(1)[:, 0]
     if counts is None:
         return each.mean()
