@@ -119,6 +119,65 @@ FRAMES = [
     Column("AP@15 %", lambda r: percent(r.ap15)),
     Column("linear %", lambda r: percent(r.linear), "one softmax layer for all phases, as for FineGym"),
 ]
+SEQUENCES = [
+    Column(
+        "R@1 %", lambda r: percent(r.kept.r1), "scripts whose video comes first; windows over the whole video"
+    ),
+    Column("R@5 %", lambda r: percent(r.kept.r5)),
+    Column("R@10 %", lambda r: percent(r.kept.r10)),
+    Column("own task %", lambda r: _r1(r.own_task), "R@1 among the videos of the script's own task"),
+    Column("removed %", lambda r: _r1(r.removed), "R@1 with true steps for windows: their number tells, too"),
+    Column(
+        "shuffled %", lambda r: _r1(r.shuffled), "videos that pick their script out of 31 other orders of it"
+    ),
+    Column("swapped %", lambda r: _r1(r.swapped), "out of those in which two neighbours change places"),
+    Column("MRR", lambda r: number(r.swapped.mrr), "of these"),
+]
+CLIPS = [
+    Column("R@1 %", lambda r: percent(r.text.r1), "sentences whose first clip shows it"),
+    Column("R@5 %", lambda r: percent(r.text.r5)),
+    Column("R@10 %", lambda r: percent(r.text.r10)),
+    Column("MedR", lambda r: number(r.text.medr, 1)),
+    Column("clip to text %", lambda r: percent(r.video.r1), "R@1 of clips asking for sentences"),
+]
+STEPS = [
+    Column(
+        "recall %",
+        lambda r: percent(r.recall),
+        "steps whose one frame lies inside, mean over tasks (CrossTask)",
+    ),
+    Column(
+        "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
+    ),
+    Column("MoF %", lambda r: percent(r.mof), "frames with the right label, background being one"),
+    Column("F1@10", lambda r: percent(r.f1_10), "segments that overlap by that much with a true one"),
+    Column("F1@25", lambda r: percent(r.f1_25)),
+    Column("F1@50", lambda r: percent(r.f1_50)),
+]
+
+
+def few_shot_columns(first: Any) -> list[Column]:
+    """By what the episodes are: so many shots, classes of one task."""
+    columns = [
+        Column(
+            "1-shot %",
+            lambda r: percent(r.one.accuracy),
+            f"{first.one.ways} classes, one video of each known",
+        ),
+        Column(
+            "±", lambda r: percent(r.one.half), "of the figure on its left, 95 %, over the episodes drawn"
+        ),
+    ]
+    if first.more is not None:
+        columns.append(Column(f"{first.more.shots}-shot %", lambda r: percent(r.more.accuracy)))
+    if first.within is not None:
+        what = f"1-shot among {first.within.ways} procedures of one task, which differ in a few steps"
+        columns.append(Column("within %", lambda r: percent(r.within.accuracy), what))
+    return columns
+
+
+def _r1(found: Any) -> str:
+    return "–" if found is None else percent(found.r1)
 
 
 def _found(result: Any, name: str) -> str:

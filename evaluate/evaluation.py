@@ -19,6 +19,7 @@ from .probe import linear_probe
 from .pseudolabels import pseudo_labels
 from .results import Results
 from .selection import SELECTED, select_checkpoint
+from .sequence_tables import sequence_tables
 
 if TYPE_CHECKING:
     from ..cache.manifest import Manifest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 FRAME_METHODS = ("carl", "joint")
+SEQUENCE_METHODS = ("tempclr", "joint")
 
 
 def evaluate(
@@ -38,6 +40,7 @@ def evaluate(
     checkpoint: str = SELECTED,
     transfer: Mapping[str, str] | None = None,
     frames: bool | None = None,
+    sequences: bool | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Results:
@@ -45,7 +48,8 @@ def evaluate(
 
     `split` is train, val, test, or "all" for a manifest without splits. `checkpoint` says which one of a run
     folder: see `selection`. `transfer` are the linear probe's lists, video id -> "train" or "test". `frames`:
-    whether to make the table of frames, which takes a minute; None: for what was trained for it. Each
+    whether to make the table of frames, which takes a minute, `sequences`: those of whole videos, clips,
+    steps and few shots; None: for what was trained for it. Each
     distinct video is embedded once for every figure. A part for which the split has no pairs, lists or true
     step times is left out with a note; videos without features are left out and counted. StepclipError when
     the checkpoint was trained on features of another fingerprint, or no video of the split has features.
@@ -97,6 +101,8 @@ def evaluate(
         linear_probe(results, m, transfer)
         if frames or (frames is None and chosen.recipe.method in FRAME_METHODS):
             frames_table(results, m)
+        if sequences or (sequences is None and chosen.recipe.method in SEQUENCE_METHODS):
+            sequence_tables(results, m)
     results.seconds = time.perf_counter() - started
     return results
 

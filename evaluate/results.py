@@ -12,6 +12,7 @@ import numpy as np
 
 from ..cache.files import write_atomically, write_json
 from .columns import (
+    CLIPS,
     DISTANCES,
     FRAMES,
     LOCALISATION,
@@ -19,9 +20,12 @@ from .columns import (
     PROBE,
     PSEUDO_LABELS,
     RETRIEVAL,
+    SEQUENCES,
+    STEPS,
     VERIFICATION,
     Column,
     by_kind,
+    few_shot_columns,
 )
 from .localisation import Localisation
 from .retrieval import Matching, Retrieval
@@ -44,6 +48,10 @@ PARTS = (
     "pseudo_labels",
     "probe",
     "frames",
+    "sequences",
+    "clips",
+    "steps",
+    "few_shot",
 )
 WIDE = 125  # columns of a terminal from which each row says what it is
 
@@ -104,6 +112,10 @@ class Results:
     pseudo_labels: list[Row] = field(default_factory=list)
     probe: list[Row] = field(default_factory=list)
     frames: list[Row] = field(default_factory=list)
+    sequences: list[Row] = field(default_factory=list)
+    clips: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    few_shot: list[Row] = field(default_factory=list)
     selection: Selection | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -166,6 +178,23 @@ class Results:
                 f"{one.phases} phases in {one.groups} groups."
             )
             add("frames", "Frames", asked, FRAMES, self.frames)
+        if self.sequences:
+            kept = self.sequences[0].result.kept
+            asked = (
+                f"Which video follows this script? {kept.queries} scripts, {kept.gallery} videos, by windows."
+            )
+            add("sequences", "Full-video retrieval", asked, SEQUENCES, self.sequences)
+        if self.clips:
+            asked = f"Which clip shows this sentence? {self.clips[0].result.text.queries} of each."
+            add("clips", "Clip retrieval", asked, CLIPS, self.clips)
+        if self.steps:
+            one = self.steps[0].result
+            asked = f"When is each step, by the metrics of the field? {one.videos} videos, {one.steps} steps."
+            add("steps", "Step localisation", asked, STEPS, self.steps)
+        if self.few_shot:
+            one = self.few_shot[0].result.one
+            asked = f"Which of {one.ways} classes, from few videos of each? {one.episodes} episodes."
+            add("few_shot", "Few-shot", asked, few_shot_columns(self.few_shot[0].result), self.few_shot)
         return parts
 
     def headline(self) -> dict[str, float]:
@@ -184,6 +213,11 @@ class Results:
             ("ap5", self.frames, lambda r: r.ap5),
             ("progression", self.frames, lambda r: r.progression),
             ("tau", self.frames, lambda r: r.tau),
+            ("full_video_r1", self.sequences, lambda r: r.kept.r1),
+            ("shuffled_r1", self.sequences, lambda r: r.shuffled.r1),
+            ("clip_r1", self.clips, lambda r: r.text.r1),
+            ("step_recall", self.steps, lambda r: r.recall),
+            ("few_shot", self.few_shot, lambda r: r.one.accuracy),
         ):
             for row in rows:
                 if row.headline:

@@ -104,8 +104,8 @@ def decode_ordered(similarities: Sequence[torch.Tensor]) -> Decoded:
 
 
 def decode_dropping(similarities: Sequence[torch.Tensor], share: float = 0.3) -> Decoded:
-    """Drop-DTW: a frame is background where no step comes up to the `share` highest cells of the video (the percentile
-    drop cost of Dvornik et al., NeurIPS 2021; its softmax cancels here, where each frame has one step or none)."""
+    """Drop-DTW: a frame is background where no step comes up to the `share` highest cells of the video (the
+    percentile drop cost of Dvornik et al., NeurIPS 2021; its softmax cancels where a frame has one step)."""
     cost, lengths = _stacked([-x for x in similarities])
     drop = torch.stack([-x.flatten().quantile(1 - share) for x in similarities])
     labels = _cut(drop_dtw_labels(cost, drop, lengths=lengths), lengths)

@@ -85,7 +85,13 @@ def test_perfect_random_and_constant_models(world: World) -> None:
 
 def test_every_table_has_its_controls_and_one_headline(world: World) -> None:
     results = evaluate(
-        planted(world, "perfect", "combined"), world.store, world.manifest, device="cpu", progress=False
+        planted(world, "perfect", "combined"),
+        world.store,
+        world.manifest,
+        frames=True,
+        sequences=True,
+        device="cpu",
+        progress=False,
     )
     assert [r.name for r in results.verification] == ["pooled", "alignment", "combined", *CONTROLS]
     assert [r.name for r in results.verification if r.headline] == ["combined"]
