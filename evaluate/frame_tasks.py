@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,16 +25,19 @@ from .frame_metrics import (
     precision_at_k,
 )
 from .phases import FramePlan, Group, phased, plan_frames
-from .results import CONTROL, TRAINED, Results, Row
+from .results import CHANCE, CONTROL, TRAINED, Results, Row
 
 if TYPE_CHECKING:
     from ..cache.manifest import VideoRow
+    from ..cache.store import FeatureStore
+    from ..train.checkpoint import Checkpoint
     from .parts import Material
 
 SHARES = (0.1, 0.5)
 REPEATS = 3  # draws of a share of the labels
 DENSEST = 12.5  # frames a second that are compared across videos: stride 2 at the 25 of Penn Action
 NEAR = 0.01  # a control that comes as near as this explains a figure
+CONTROLS = ("raw", "raw, standardised", "clock", "clock + raw")
 EXPLAINED = {
     "frames": "the trained embedding of each frame",
     "raw": "the cached feature of the frame, at length 1",
@@ -41,6 +45,7 @@ EXPLAINED = {
     "clock": "time t/L only, no content",
     "clock + raw": "both side by side",
     "content-free": "the trained model, all frames replaced by their mean",
+    "chance": "noise in place of features",
 }
 FIGURES = {
     "accuracy": "accuracy",
@@ -141,7 +146,7 @@ def frame_tasks(
         for part, to in ((ours, every_fit), (theirs, every_test)):
             to.append(Phased(part.x, part.labels + first_label, part.offsets))
         first_label += len(group.phases)
-    means = {name: float(np.nanmean(values)) if values else float("nan") for name, values in figures.items()}
+    means = {name: mean_of(values) for name, values in figures.items()}
     spread = {share: np.mean(values, axis=0) for share, values in drawn.items()}
     half, tenth = (spread.get(share, np.array([np.nan])) for share in (0.5, 0.1))
     return FrameTasks(
@@ -160,6 +165,12 @@ def frame_tasks(
         phases=first_label,
         frames=frames,
     )
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of those that are defined; nan where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _ap(k: int) -> str:
@@ -191,6 +202,10 @@ def control_frames(name: str, raw: Embedded, spread: tuple[np.ndarray, np.ndarra
     return np.concatenate([clock(raw), unit_rows(raw.frames)], 1)
 
 
+def _control(name: str, spread: tuple[np.ndarray, np.ndarray], sets: FrameSets) -> np.ndarray:
+    return control_frames(name, sets.raw, spread)
+
+
 def frame_stride(embedded: Embedded) -> int:
     """1, or so many that at most DENSEST frames of a second are compared."""
     apart = np.diff(embedded.times)
@@ -198,48 +213,85 @@ def frame_stride(embedded: Embedded) -> int:
     return max(1, round(1 / float(np.median(apart)) / DENSEST)) if len(apart) else 1
 
 
+@dataclass(frozen=True)
+class FrameSets:
+    """What a table of frames is made from, of one split: the `videos`, and the frames that the model, no
+    model, and the model without content (`content_free`) give, laid out alike."""
+
+    videos: Sequence[VideoRow]
+    trained: Embedded
+    raw: Embedded
+    bare: Embedded
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, store: FeatureStore, videos: Sequence[VideoRow], device: str = "auto"
+    ) -> FrameSets:
+        ids = [video.video_id for video in videos]
+        raw = embed_raw(store, ids, device)
+        return cls(videos, embed(checkpoint, store, ids, device), raw, content_free(checkpoint, raw))
+
+
+def frame_rows(
+    plan: FramePlan,
+    test: FrameSets,
+    fit: FrameSets | None = None,
+    *,
+    seed: int = 0,
+    controls: bool = True,
+    linear: bool = True,
+    shares: Sequence[float] = SHARES,
+    step: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """The trained row, then (with `controls`) those that know the features, the time, or both, the model
+    without content, and noise. `fit`: of the training split, where the plan fits there."""
+    stride, everything = frame_stride(test.raw), (fit or test).raw.frames.float()
+    spread = everything.mean(0).cpu().numpy(), everything.std(0).clamp(min=1e-6).cpu().numpy()
+
+    rng = np.random.default_rng(seed)
+
+    def noise(sets: FrameSets) -> np.ndarray:
+        return rng.normal(size=(len(sets.raw.frames), 8)).astype(np.float32)
+
+    def row(name: str, kind: str, of: Callable[[FrameSets], np.ndarray]) -> Row:
+        fitted = (fit.raw, of(fit), fit.videos) if fit is not None and plan.fit_split else None
+        found = frame_tasks(
+            plan, test.raw, of(test), test.videos, fitted,
+            stride=stride, seed=seed, linear=linear, shares=shares,
+        )  # fmt: skip
+        if step is not None:
+            step(1)
+        return Row(name, kind, found, EXPLAINED[name], kind == TRAINED)
+
+    rows = [row("frames", TRAINED, lambda sets: unit_rows(sets.trained.frames))]
+    for name in CONTROLS if controls else ():
+        rows.append(row(name, CONTROL, partial(_control, name, spread)))
+    # rounded: what is equal up to the order of a sum must tie
+    rows.append(row("content-free", CONTROL, lambda sets: unit_rows(sets.bare.frames).round(5)))
+    if controls:
+        rows.append(row("chance", CHANCE, noise))
+    return rows
+
+
 def frames(results: Results, m: Material) -> None:
     """The table of frames, where the split has true step times."""
-    train_rows = [video for video in m.manifest if video.split == "train" and video.video_id in m.store]
-    if results.split == "train":
-        train_rows = []
-    plan = plan_frames(m.videos, train_rows)
+    train = [video for video in m.manifest if video.split == "train" and video.video_id in m.store]
+    plan = plan_frames(m.videos, train if results.split != "train" else [])
     if isinstance(plan, str):
         results.notes.append(f"the table of frames is left out: {plan}")
         return
-    step = m.stage("reading phases off the frames", 6)
-    fitted: tuple[Embedded, Embedded, Embedded] | None = None
-    if plan.fit_split:
-        ids = [video.video_id for video in train_rows]
-        raw = embed_raw(m.store, ids, m.device)
-        fitted = (embed(m.checkpoint, m.store, ids, m.device), raw, content_free(m.checkpoint, raw))
-    stride, source = frame_stride(m.raw), fitted[1] if fitted else m.raw
-    everything = source.frames.float()
-    spread = everything.mean(0).cpu().numpy(), everything.std(0).clamp(min=1e-6).cpu().numpy()
-
-    def score(of: Callable[[Embedded, Embedded, Embedded], np.ndarray]) -> FrameTasks:
-        fit = (fitted[1], of(*fitted), train_rows) if fitted else None
-        found = frame_tasks(
-            plan, m.raw, of(m.trained, m.raw, m.bare), m.videos, fit, stride=stride, seed=m.seed
-        )
-        step(1)
-        return found
-
-    rows = [Row("frames", TRAINED, score(lambda t, r, b: unit_rows(t.frames)), EXPLAINED["frames"], True)]
-    for name in ("raw", "raw, standardised", "clock", "clock + raw"):
-        rows.append(
-            Row(name, CONTROL, score(lambda t, r, b, n=name: control_frames(n, r, spread)), EXPLAINED[name])
-            # type: ignore[misc]
-        )
-    bare = score(lambda t, r, b: unit_rows(b.frames).round(5))
-    rows.append(Row("content-free", CONTROL, bare, EXPLAINED["content-free"]))
-    results.frames = rows
+    step = m.stage("reading phases off the frames", len(CONTROLS) + 3)
+    test = FrameSets(m.videos, m.trained, m.raw, m.bare)
+    fit = FrameSets.of(m.checkpoint, m.store, train, m.device) if plan.fit_split else None
+    results.frames = rows = frame_rows(plan, test, fit, seed=m.seed, step=step)
     results.remarks["frames"] = [plan.described, *explained_by(rows)]
     if undefined := rows[0].result.tau_undefined:
         results.remarks["frames"].append(
             f"Kendall's tau is undefined for {undefined} pairs of videos, all of whose frames have one "
             "neighbour; they are left out of the mean"
         )
+    if not rows[0].result.tau_pairs + undefined:
+        results.remarks["frames"].append("no Kendall's tau: no two videos of the split are of one task")
 
 
 def explained_by(rows: Sequence[Row]) -> list[str]:
