@@ -15,7 +15,12 @@ from ..cache.errors import StepclipError, nearest
 from .knobs import DataConfig, EvaluateConfig, LossConfig, ModelConfig, OptimConfig, Section, TrainConfig
 
 # the methods, and the class of their recipes: imported when a recipe names one
-METHODS = {"weaksvr": "WeakSVRRecipe", "tempclr": "TempCLRRecipe", "carl": "CarlRecipe"}
+METHODS = {
+    "weaksvr": "WeakSVRRecipe",
+    "tempclr": "TempCLRRecipe",
+    "carl": "CarlRecipe",
+    "joint": "JointRecipe",
+}
 FOLDER = Path(__file__).parent / "recipes"
 
 

@@ -112,25 +112,35 @@ class WeakSVR(Method):
         return total / len(parts)
 
 
-def start(recipe: WeakSVRRecipe, setting: Setting) -> WeakSVR:
-    d, where = recipe.data, setting.device
+def training_sets(recipe: WeakSVRRecipe, setting: Setting) -> tuple[TrainingSet, TrainingSet | None]:
+    """What is trained on, and what is held out."""
+    d, store = recipe.data, setting.store
     data = TrainingSet(
-        setting.store, setting.rows, where, setting.progress, setting.mapped,
+        store, setting.rows, setting.device, setting.progress, setting.mapped,
         padding=d.padding, pad_to=d.pad_to, rivals=recipe.loss.task_negatives, seed=recipe.seed,
     )  # fmt: skip
-    held = (
-        TrainingSet(setting.store, setting.held, where, setting.progress, setting.mapped)
-        if setting.held
-        else None
-    )
+    held = None
+    if setting.held:
+        held = TrainingSet(store, setting.held, setting.device, setting.progress, setting.mapped)
     if recipe.loss.labels == CORPUS:
         for part in filter(None, (data, held)):
             part.learn_labels()
-    classes = data.classes if recipe.loss.classes else 0
-    model = StepModel(recipe.model, setting.store.dim, data.text_dim, classes).to(where)
-    if recipe.model.input_norm == "standardise" or d.feature_noise:  # both read every frame
+    return data, held
+
+
+def take_from(model: StepModel, recipe: WeakSVRRecipe, data: TrainingSet) -> None:
+    """What a model takes from the training set before the first step."""
+    if recipe.model.input_norm == "standardise" or recipe.data.feature_noise:  # both read every frame
         model.standardise(data.spread.mean, data.spread.std)
     model.weigh(data.sentences[:-1])  # the last row is the padding
+
+
+def start(recipe: WeakSVRRecipe, setting: Setting) -> WeakSVR:
+    data, held = training_sets(recipe, setting)
+    classes = data.classes if recipe.loss.classes else 0
+    shape = {"feature_dim": setting.store.dim, "text_dim": data.text_dim, "classes": classes}
+    model = build_model(recipe, shape).to(setting.device)
+    take_from(model, recipe, data)
     return WeakSVR(recipe, model, data, held)
 
 
