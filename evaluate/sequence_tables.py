@@ -186,11 +186,11 @@ def full_video(m: Material) -> list[Row]:
             )
     off_centre = centred(m.raw)
     for name, embedded, measure, normalise, about in (
-        ("dtw-raw", m.raw, "dtw", "L+N", "DTW of the CLIP frames"),
+        ("dtw-raw", m.raw, "dtw", "path", "DTW of the CLIP frames"),
         ("otam-raw", m.raw, "otam", "columns", "OTAM of the CLIP frames"),
         ("cap-raw", m.raw, "cap", "sum", "the best CLIP window of each sentence"),
-        ("dtw-centred", off_centre, "dtw", "L+N", "DTW, each video's mean frame taken off"),
-        ("content-free", m.bare, "dtw", "L+N", "the trained model, every frame the mean frame"),
+        ("dtw-centred", off_centre, "dtw", "path", "DTW, each video's mean frame taken off"),
+        ("content-free", m.bare, "dtw", "path", "the trained model, every frame the mean frame"),
     ):
         if embedded is m.bare and not m.text:
             continue

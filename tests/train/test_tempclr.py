@@ -258,7 +258,7 @@ def test_rivals_are_the_scripts_of_other_procedures(made: Made) -> None:
     m = objective._whole(encoded, texts, units, method.recipe.loss)
     found = sequence_term(m, units.procedures, method.recipe.loss, torch.tensor(0.2))
     torch.manual_seed(5)
-    wrong, real = objective._reordered(m.cost.diagonal(0, 0, 1).permute(2, 0, 1), m, method.recipe.loss)
+    wrong, real = objective._reordered(m.own, m, method.recipe.loss)
 
     def distance(script: int, video: int) -> torch.Tensor:
         rows, columns = int(units.steps[script]), int(units.there[video].sum())
@@ -287,7 +287,7 @@ def test_standardised_costs_do_not_see_the_scale(made: Made) -> None:
     found = []
     for factor in (1.0, 0.01):
         torch.manual_seed(0)
-        scaled = m._replace(cost=factor * m.cost)
+        scaled = m._replace(own=factor * m.own)
         found.append(float(sequence_term(scaled, units.procedures, method.recipe.loss, torch.tensor(1.0))))
     assert found[0] == pytest.approx(found[1], abs=1e-4) and found[0] > 0
 

@@ -22,11 +22,13 @@ from .orders import draw_orders, listable, listed_orders
 
 
 class Matrices(NamedTuple):
-    """Costs of all scripts against all videos of a step, `cost` (V, V, L, N), video first; `rows`, `columns`
-    (V,) what is real of them; `words` (V, L) the sentences; `segments` (V, N) which of them a column belongs
-    to; `counts` (V,) bool, which videos take part; `listed`: rows and columns correspond one to one."""
+    """`own` (V, L, N) costs of each video and its script; `every` (V, V, L, N) of all scripts against all
+    videos, video first, where they are asked for; `rows`, `columns` (V,) what is real of them; `words` (V, L)
+    the sentences; `segments` (V, N) which of them a column belongs to; `counts` (V,) bool, which videos take
+    part; `listed`: rows and columns correspond one to one."""
 
-    cost: Tensor
+    own: Tensor
+    every: Tensor | None
     rows: Tensor
     columns: Tensor
     words: Tensor
@@ -89,16 +91,15 @@ def unit_term(model: ClipModel, windows: Tensor, texts: Tensor, units: Units, co
 def sequence_term(m: Matrices, procedures: Tensor, config: TempCLRLoss, tau: Tensor) -> Tensor:
     """Each video's own script among its re-ordered forms and, with `rivals`, the other scripts of the
     step."""
-    video = torch.arange(len(m.rows), device=m.rows.device)
-    cost = _scaled(m.cost, m.rows, m.columns, m.counts, config)
-    own = cost[video, video]
+    spread = _spread(m.own, m.rows, m.columns, m.counts) if config.standardise else 1.0
+    own = m.own / spread
     wrong, real = _reordered(own, m, config)
     right = _distance(own, m.rows, m.columns, config)
-    if not config.rivals:
+    if m.every is None:
         return sequence_contrast_loss(right, wrong, tau, real=real, counts=m.counts)
-    every = _distance(
-        cost, m.rows[None].expand(cost.shape[:2]), m.columns[:, None].expand(cost.shape[:2]), config
-    )
+    pairs = m.every.shape[:2]
+    rows, columns = m.rows[None].expand(pairs), m.columns[:, None].expand(pairs)
+    every = _distance(m.every / spread, rows, columns, config)
     other = (procedures[:, None] != procedures) & m.counts
     wrong, real = torch.cat([wrong, every], 1), torch.cat([real, other], 1)
     asked = sequence_contrast_loss(right, wrong, tau, real=real, counts=m.counts)
@@ -141,7 +142,8 @@ def video_term(windows: Tensor, units: Units, config: TempCLRLoss, tau: Tensor) 
     same = (units.procedures[:, None] == units.procedures) & (video[:, None] != video)
     partner = (same * torch.rand(same.shape, device=same.device)).argmax(1)
     cost = cost_matrix(windows[None], windows[:, None], config.cost)  # rows: the other, columns: the video
-    cost = _scaled(cost, count, count, same.any(1), config)
+    if config.standardise:
+        cost = cost / _spread(cost[video, partner], count[partner], count, same.any(1))
     pairs = cost.shape[:2]
     every = _distance(cost, count[None].expand(pairs), count[:, None].expand(pairs), config)
     rows = count[partner]
@@ -162,30 +164,35 @@ def _distance(cost: Tensor, rows: Tensor, columns: Tensor, config: TempCLRLoss) 
     return sequence_distance(cost, (rows, columns), config.distance, config.gamma, config.normalise)
 
 
-def _scaled(cost: Tensor, rows: Tensor, columns: Tensor, counts: Tensor, config: TempCLRLoss) -> Tensor:
-    """Costs in units of their spread within the videos' own matrices: softness and temperature go with it."""
-    if not config.standardise:
-        return cost
-    video = torch.arange(len(cost), device=cost.device)
-    own = cost.detach()[video, video]
-    inside = (torch.arange(own.shape[1], device=own.device) < rows[:, None])[..., None]
-    inside = inside & (torch.arange(own.shape[2], device=own.device) < columns[:, None])[:, None]
+def _spread(cost: Tensor, rows: Tensor, columns: Tensor, counts: Tensor) -> Tensor:
+    """Standard deviation of the real costs of (V, L, N): divided by it, softness and temperature are in its
+    units."""
+    cost = cost.detach()
+    inside = (torch.arange(cost.shape[1], device=cost.device) < rows[:, None])[..., None]
+    inside = inside & (torch.arange(cost.shape[2], device=cost.device) < columns[:, None])[:, None]
     inside = inside & counts[:, None, None]
     total = inside.sum().clamp(min=1)
-    mean = torch.where(inside, own, 0.0).sum() / total
-    spread = (torch.where(inside, own - mean, 0.0).square().sum() / total).sqrt()
-    return cost / spread.clamp(min=1e-4)
+    mean = torch.where(inside, cost, 0.0).sum() / total
+    spread = (torch.where(inside, cost - mean, 0.0).square().sum() / total).sqrt()
+    return spread.clamp(min=1e-4)
 
 
 # ---- which matrices
 
 
+def _costs(texts: Tensor, windows: Tensor, config: TempCLRLoss) -> tuple[Tensor, Tensor | None]:
+    if not config.rivals:
+        return cost_matrix(texts, windows, config.cost), None
+    every = cost_matrix(texts[None], windows[:, None], config.cost)
+    video = torch.arange(len(every), device=every.device)
+    return every[video, video], every
+
+
 def _whole(windows: Tensor, texts: Tensor, units: Units, config: TempCLRLoss) -> Matrices:
     """The whole script against all windows of the video."""
-    cost = cost_matrix(texts[None], windows[:, None], config.cost)
-    columns = units.there.sum(1)
-    counts = units.steps > 1
-    return Matrices(cost, units.steps, columns, units.words, units.step, counts, listed=False)
+    columns, counts = units.there.sum(1), units.steps > 1
+    costs = _costs(texts, windows, config)
+    return Matrices(*costs, units.steps, columns, units.words, units.step, counts, listed=False)
 
 
 def _drawn(windows: Tensor, texts: Tensor, units: Units, config: TempCLRLoss) -> Matrices:
@@ -194,10 +201,10 @@ def _drawn(windows: Tensor, texts: Tensor, units: Units, config: TempCLRLoss) ->
     video = torch.arange(len(windows), device=windows.device)[:, None]
     chosen, counts = apart(units, config.length, config.strict)
     step = units.step.gather(1, chosen)
-    cost = cost_matrix(texts[video, step][None], windows[video, chosen][:, None], config.cost)
+    costs = _costs(texts[video, step], windows[video, chosen], config)
     size = torch.full_like(units.steps, config.length)
     place = torch.arange(config.length, device=step.device).expand(step.shape)
-    return Matrices(cost, size, size, units.words.gather(1, step), place, counts, listed=True)
+    return Matrices(*costs, size, size, units.words.gather(1, step), place, counts, listed=True)
 
 
 def apart(units: Units, length: int, strict: bool) -> tuple[Tensor, Tensor]:
