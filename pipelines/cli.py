@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..cache.errors import StepclipError
+from .aligncli import align
 from .cachecli import cache_app
 from .lookcli import doctor
 from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
@@ -298,6 +299,7 @@ def report(
 
 
 app.command()(search)
+app.command()(align)
 app.command()(doctor)
 
 
