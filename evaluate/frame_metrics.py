@@ -8,7 +8,7 @@ CARL's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +35,7 @@ class Phased:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def take(self, videos: Sequence[int]) -> Phased:
+    def take(self, videos: Iterable[int]) -> Phased:
         """Some of the videos."""
         rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in videos]
         at = np.concatenate(rows) if rows else np.zeros(0, np.int64)

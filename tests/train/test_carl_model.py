@@ -128,6 +128,15 @@ def test_parts_say_that_they_are_not_the_whole_where_attention_is_wide():
     assert not torch.allclose(parts.frames, whole.frames, atol=1e-3)
 
 
+def test_videos_in_parts_are_counted_in_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr("stepclip.train.carl.encode.LIMIT", 32)
+    _, frames = encode_packed(encoder(), packed_of([20, 50]))
+    assert frames.shape == (70, 8) and "1 videos of more than 32 frames" in caplog.text
+    caplog.clear()
+    encode_packed(encoder(attention_window=4), packed_of([20, 50]))
+    assert not caplog.text
+
+
 def test_near_attention_depends_on_near_frames_only():
     model, features = encoder(attention_window=2), torch.randn(1, 40, 6)
     assert model.reach == 4

@@ -7,6 +7,7 @@ video, what parts give is an approximation, and `Encoded.exact` says so.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from ...cache.errors import StepclipError
 from ..features import Features
 from .model import FrameEncoder
 
-LIMIT = 4096  # frames of one pass; attention grows with its square
+LIMIT = 2048  # frames of one pass; attention grows with its square
 
 
 class Encoded(NamedTuple):
@@ -28,10 +29,10 @@ class Encoded(NamedTuple):
 
 
 @torch.no_grad()
-def encode_video(model: FrameEncoder, features: Tensor, limit: int = LIMIT) -> Encoded:
-    """One video's features (L, D) -> its embeddings. Longer than `limit`, it is taken in parts of `limit`
-    frames with the reach of the model on both sides, or, where it has none, half a part's length."""
-    length = len(features)
+def encode_video(model: FrameEncoder, features: Tensor, limit: int | None = None) -> Encoded:
+    """One video's features (L, D) -> its embeddings. Longer than `limit` (LIMIT), it is taken in parts of so
+    many frames, with the reach of the model on both sides, or, where that is all, a quarter of a part."""
+    length, limit = len(features), limit or LIMIT
     if length <= limit:
         return Encoded(_embedding(model, model(features[None].float()).frames)[0], True)
     reach = model.reach
@@ -57,13 +58,14 @@ def encode_packed(model: FrameEncoder, packed: Features, batch: int = 256) -> tu
     offsets = packed.offsets[:-1]
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     videos: list[Tensor] = [torch.empty(0)] * len(lengths)
+    approximate = 0
     while order:
         longest = lengths[order[-1]]
         if longest > LIMIT:
             i = order.pop()
-            videos[i] = encode_video(
-                model, packed.gather(torch.arange(longest, device=packed.device) + offsets[i])
-            ).frames
+            rows = torch.arange(longest, device=packed.device) + offsets[i]
+            videos[i], exact = encode_video(model, packed.gather(rows))
+            approximate += not exact
             continue
         count = max(1, min(budget // longest, len(order)))
         taken, order = order[-count:], order[:-count]
@@ -73,6 +75,13 @@ def encode_packed(model: FrameEncoder, packed: Features, batch: int = 256) -> tu
         found = _embedding(model, model(packed.gather(rows).float(), slot < of[:, None]).frames)
         for i, one in zip(taken, found, strict=True):
             videos[i] = one[: lengths[i]]
+    if approximate:
+        logging.getLogger("stepclip").warning(
+            "%d videos of more than %d frames were embedded in parts: their frames see only their part, as "
+            "attention here is over all of a video (model.attention_window: 0)",
+            approximate,
+            LIMIT,
+        )
     return torch.stack([one.mean(0) for one in videos]), torch.cat(videos)
 
 

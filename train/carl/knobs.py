@@ -35,8 +35,8 @@ class CarlData(DataConfig):
     )
     appearance: Literal["auto", "cached", "fitted", "features", "none"] = Field(
         default="auto",
-        description="what makes the views look different: augmented copies of the cache, an offset fitted to "
-        "those, changes of the features alone; auto: the first of these that the cache allows",
+        description="what makes views look different: augmented copies of the cache, offsets as theirs, "
+        "changes of the features; auto: copies where the cache has two or more, else features",
     )
     offset: Weight = Field(
         default=0.5,
