@@ -12,7 +12,7 @@ import typer
 from ..cache.errors import StepclipError
 from .aligncli import align
 from .cachecli import cache_app
-from .lookcli import doctor
+from .lookcli import doctor, serve
 from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
 from .searchcli import index_app, search
 
@@ -300,6 +300,7 @@ def report(
 
 app.command()(search)
 app.command()(align)
+app.command()(serve)
 app.command()(doctor)
 
 
