@@ -100,6 +100,7 @@ PROBE = [
 LOCALISATION = [
     Column("frames %", lambda r: percent(r.frame_accuracy), "frames inside a true step that get that step"),
     Column("all frames %", lambda r: percent(r.all_frames), "the same, every idle frame counted as wrong"),
+    Column("sentence %", lambda r: percent(r.same_sentence), "or any other step with the same sentence"),
     Column(
         "IoU %", lambda r: percent(r.iou), "overlap of predicted and true span of a step, mean over the steps"
     ),

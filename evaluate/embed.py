@@ -57,6 +57,14 @@ class Embedded:
         """The same at length 1."""
         return F.normalize(self.embed_texts(store, strings, kind), dim=-1)
 
+    @torch.no_grad()
+    def lasting(self, store: FeatureStore, sentences: Sequence[str]) -> torch.Tensor | None:
+        """What the model expects sentences to last, (n,), in a unit of their own; None: nothing."""
+        if self.model is None or not self.model.least:
+            return None
+        found = torch.as_tensor(store.text(list(sentences), "step"), device=self.frames.device).float()
+        return self.model.durations(found)
+
     @cached_property
     def index(self) -> dict[str, int]:
         return {video_id: i for i, video_id in enumerate(self.video_ids)}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..cache.errors import StepclipError
-from ..train.alignment import monotone
+from ..train.alignment import duration_labels, duration_width, monotone
 from .embed import Embedded
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ class Localisation:
 
     `frame_accuracy`: share of the frames that lie inside a true step whose predicted step is that one;
     `all_frames`: the same over every frame, so that each background frame counts as wrong; `iou`: mean over
-    the true steps of the length of intersection / union of the predicted and the true span.
+    the true steps of the length of intersection / union of the predicted and the true span; `same_sentence`:
+    as `frame_accuracy`, but any step with that sentence counts, where a script says it again.
     """
 
     frame_accuracy: float
     all_frames: float
     iou: float
+    same_sentence: float
     videos: int
     steps: int
     frames: int
@@ -48,9 +50,8 @@ def mean_of(several: Sequence[Localisation]) -> Localisation:
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in several]))
 
-    return replace(
-        several[0], frame_accuracy=mean("frame_accuracy"), all_frames=mean("all_frames"), iou=mean("iou")
-    )
+    names = ("frame_accuracy", "all_frames", "iou", "same_sentence")
+    return replace(several[0], **{name: mean(name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,16 @@ def align_scripts(
     rows: np.ndarray,
     scripts: Sequence[Sequence[str]],
     *,
+    durations: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Aligned:
     """Best ordered assignment of frames to steps, for video `rows[i]` (P,) and `scripts[i]`.
 
     Maximises the sum of cosines of frame and step features over paths that start at the first step, end at
     the last and visit each (WeakSVR's Viterbi with full coverage, `methods/weaksvr.md` 8.4); a video with
-    fewer frames than steps may skip some. Batched with padding, in parts of at most `chunk_bytes`.
+    fewer frames than steps may skip some. A model that knows how long sentences last gives each step at
+    least a share of that, unless `durations` is false. Batched with padding, in parts of at most
+    `chunk_bytes`.
     """
     if not len(rows):
         return Aligned([], np.zeros(0))
@@ -90,13 +94,15 @@ def align_scripts(
         )
     # One product of all frames with all distinct sentences; the pairs only gather from it.
     similarity = F.normalize(embedded.frames, dim=-1) @ text.T
+    lasting = embedded.lasting(store, sentences) if durations else None
+    least = 0.0 if lasting is None or embedded.model is None else embedded.model.least
     t = embedded.lengths[rows]
     s = np.array([len(script) for script in scripts])
     which = np.array([distinct[script] for script in scripts])
     columns = np.zeros((len(distinct), int(s.max())), dtype=np.int64)
     for script, i in distinct.items():
         columns[i, : len(script)] = [place[sentence] for sentence in script]
-    chunk = max(1, chunk_bytes // (12 * int(t.max()) * int(s.max())))
+    chunk = max(1, chunk_bytes // (12 * int(t.max()) * duration_width(int(t.max()), int(s.max()), least)))
     labels: list[np.ndarray] = []
     scores = np.zeros(len(rows))
     for first in range(0, len(rows), chunk):
@@ -106,7 +112,10 @@ def align_scripts(
         frame = frame + torch.as_tensor(embedded.offsets[rows[part]], device=device)[:, None]
         step = torch.as_tensor(columns[which[part], : int(s[part].max())], device=device)
         cosine = similarity[frame[:, :, None], step[:, None, :]]
-        found = monotone(cosine, (nt, ns), visit_all=True)
+        if lasting is None:
+            found = monotone(cosine, (nt, ns), visit_all=True)
+        else:
+            found = duration_labels(cosine, lasting[step], nt, ns, least)
         inside = found >= 0
         along = cosine.gather(2, found.clamp_min(0)[..., None])[..., 0]
         scores[part] = ((along * inside).sum(1) / nt).cpu().numpy()
@@ -117,6 +126,12 @@ def align_scripts(
 def uniform_split(frames: int, steps: int) -> np.ndarray:
     """Labels (T,) that give every step an equal share of the frames, in order: what a clock would say."""
     return np.arange(frames) * steps // frames
+
+
+def duration_split(frames: int, lasting: np.ndarray) -> np.ndarray:
+    """Labels (T,) that give every step what it is expected to last, in any unit, of the frames, in order."""
+    until = np.cumsum(lasting / lasting.sum())
+    return np.minimum(np.searchsorted(until, (np.arange(frames) + 0.5) / frames), len(lasting) - 1)
 
 
 def random_cuts(frames: int, steps: int, rng: np.random.Generator) -> np.ndarray:
@@ -167,7 +182,7 @@ def localise(
     are taken over all frames and all steps of all videos; steps without a length have no IoU. StepclipError
     when no video has step times, or labels and times differ in length.
     """
-    right = inside = frames = 0
+    right = named = inside = frames = 0
     overlaps: list[np.ndarray] = []
     counted = 0
     for found, at, duration, video in zip(labels, times, durations, videos, strict=True):
@@ -179,8 +194,11 @@ def localise(
                 f"{len(found)} labels for the {len(at)} frames of {video.video_id!r}", "one per frame"
             )
         within = (at[:, None] >= truth[:, 0]) & (at[:, None] < truth[:, 1])
-        hit = within[np.arange(len(at)), np.clip(found, 0, None)] & (found >= 0)
+        step = np.clip(found, 0, None)
+        hit = within[np.arange(len(at)), step] & (found >= 0)
         right, inside, frames = right + int(hit.sum()), inside + int(within.any(1).sum()), frames + len(at)
+        says = np.unique(np.asarray(video.steps, dtype=object).astype(str), return_inverse=True)[1]
+        named += int(((within & (says[step][:, None] == says)).any(1) & (found >= 0)).sum())
         real = truth[:, 1] > truth[:, 0]
         overlaps.append(span_iou(step_spans(found, at, duration, len(truth))[real], truth[real]))
         counted += 1
@@ -191,6 +209,7 @@ def localise(
         frame_accuracy=right / inside if inside else float("nan"),
         all_frames=right / frames,
         iou=float(iou.mean()) if len(iou) else float("nan"),
+        same_sentence=named / inside if inside else float("nan"),
         videos=counted,
         steps=len(iou),
         frames=frames,

@@ -22,7 +22,16 @@ from .distances import (
     soft_alignment,
 )
 from .embed import LAST_QUARTER, MIDDLE, Embedded, centred, embed_views, flatten_segments
-from .localisation import DRAWS, align_scripts, localise, mean_of, random_cuts, true_spans, uniform_split
+from .localisation import (
+    DRAWS,
+    align_scripts,
+    duration_split,
+    localise,
+    mean_of,
+    random_cuts,
+    true_spans,
+    uniform_split,
+)
 from .results import CHANCE, CONTROL, TRAINED, Results, Row
 from .retrieval import (
     Queries,
@@ -280,6 +289,11 @@ def localisation(results: Results, m: Material) -> None:
     sizes = [(int(m.trained.lengths[r]), len(s)) for r, s in zip(rows, scripts, strict=True)]
     uniform = [uniform_split(*size) for size in sizes]
     add("uniform", CONTROL, uniform, "the video cut into equal parts, what a clock knows")
+    lasting = [m.trained.lasting(m.store, script) for script in scripts]
+    known_lasting = [each.cpu().numpy() for each in lasting if each is not None]
+    if known_lasting:
+        lasted = [duration_split(t, each) for (t, _), each in zip(sizes, known_lasting, strict=True)]
+        add("durations", CONTROL, lasted, "the video cut as the model expects its sentences to last")
     if m.text:
         aligned("content-free", CONTROL, m.bare, EXPLAINED["content-free"])
     rng = np.random.default_rng(m.seed)

@@ -207,7 +207,8 @@ def script_scores(embedded: Embedded, store: FeatureStore, scripts: Sequence[Seq
     _same_width(embedded.texts(store, scripts[0][:1], "step"), embedded.frames)
     rows = np.tile(np.arange(len(embedded)), len(scripts))
     every = [script for script in scripts for _ in range(len(embedded))]
-    return align_scripts(embedded, store, rows, every).scores.reshape(len(scripts), len(embedded))
+    found = align_scripts(embedded, store, rows, every, durations=False)
+    return found.scores.reshape(len(scripts), len(embedded))
 
 
 def length_scores(embedded: Embedded, scripts: Sequence[Sequence[str]]) -> np.ndarray:

@@ -135,6 +135,22 @@ def test_planted_world_is_found_and_random_frames_are_not(world) -> None:  # typ
         assert np.array_equal(np.unique(labels), np.arange(len(script))) and (np.diff(labels) >= 0).all()
 
 
+def test_a_sentence_that_is_said_again() -> None:
+    video = VideoRow(
+        "v", "", steps=("take", "put", "take"), step_start=(0.0, 1.0, 2.0), step_end=(1.0, 2.0, 3.0)
+    )
+    times = np.arange(12) / 4
+    labels = np.repeat([0, 1, 2], [8, 2, 2])  # 4 right, 4 the wrong sentence, 2 the wrong sentence, 2 right
+    result = localise([labels], [times], [3.0], [video])
+    assert result.frame_accuracy == result.same_sentence == 6 / 12
+    again = localise([np.repeat([0, 2], [4, 8])], [times], [3.0], [video])
+    assert again.frame_accuracy == again.same_sentence == 8 / 12
+    swapped = localise([np.repeat([0, 1], [11, 1])], [times], [3.0], [video])
+    assert swapped.frame_accuracy == 4 / 12 and swapped.same_sentence == 7 / 12
+    none = localise([np.full(12, -1)], [times], [3.0], [video])
+    assert none.same_sentence == 0
+
+
 def test_videos_without_truth() -> None:
     unknown = VideoRow("u", "", steps=("a",))
     with pytest.raises(StepclipError, match="no video has true step times"):

@@ -2,6 +2,7 @@
 
 from .classification import classification_loss
 from .corpus_labels import CorpusFit, corpus_labels
+from .durations import duration_loss
 from .frame_sentence import FrameSentence, frame_log_p, frame_sentence_loss, gumbel
 from .frame_sentence_official import frame_sentence_official
 from .labelling import LABELLINGS, label_frames
@@ -21,6 +22,7 @@ __all__ = [
     "FrameSentence",
     "classification_loss",
     "corpus_labels",
+    "duration_loss",
     "frame_log_p",
     "frame_sentence_loss",
     "frame_sentence_official",

@@ -57,6 +57,7 @@ def frame_sentence_loss(
     tau: float = 1.0,
     spread: float = PRIOR_SPREAD,
     sentences: Tensor | float | None = None,
+    log_shares: Tensor | None = None,
 ) -> FrameSentence:
     """`frames` (B, N, E) raw, `steps` (B, K, E) raw and padded, `lengths` (B,) real sentences, at least 1
     each.
@@ -70,6 +71,11 @@ def frame_sentence_loss(
     `gumbel`, is added to s cos, which is then divided by `tau` (at most 1): the prediction is a sample's. The
     pseudo-labels never see the noise. `sentences`: what to divide the text side by, where the batch is only a
     part of a larger one.
+
+    `log_shares` (B, K): the logarithm of the share of the video that each sentence is expected to last. Then
+    s cos is the log-likelihood of a frame and the share its prior: the image side predicts
+    softmax_k(s cos + log share), the logit adjustment of Menon et al. (ICLR 2021), and s cos alone says which
+    step a frame shows, however long that lasts.
     """
     logits = scale * (unit(frames) @ unit(steps).mT)
     place = torch.arange(steps.shape[1], device=steps.device)
@@ -85,7 +91,8 @@ def frame_sentence_loss(
         return FrameSentence(image, text, labels)
     target = labels if labels.is_floating_point() else labels[..., None] == place
     target = target.to(logits.dtype)
-    log_p = logits.masked_fill(wall, -torch.inf).log_softmax(2).masked_fill(wall, 0.0)
+    prior = 0.0 if log_shares is None else log_shares.detach()[:, None].masked_fill(wall, 0.0)
+    log_p = (logits + prior).masked_fill(wall, -torch.inf).log_softmax(2).masked_fill(wall, 0.0)
     image = -(target * log_p).sum(2).mean()
 
     share = target.sum(1)

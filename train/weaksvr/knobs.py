@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 from ..knobs import Count, DataConfig, Labelling, LossConfig, ModelConfig, Positive, Share, Weight
 from ..recipe import Recipe
 
-
 CORPUS = "corpus"  # of loss.labels: `losses/corpus_labels.py`
 
 
@@ -104,6 +103,10 @@ class WeakSVRModel(ModelConfig):
     )
     scale: Annotated[float, Field(ge=1, le=100)] = Field(
         default=1 / 0.07, description="both logit scales at the start"
+    )
+    durations: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="sentences say how long steps last: this share of it at least; 0: they do not",
     )
 
     @property
@@ -222,6 +225,8 @@ class WeakSVRRecipe(Recipe):
             "loss.teacher: false beside loss.fine_form = official": (
                 loss.fine_form == "official" and loss.teacher
             ),
+            "loss.fine: above 0, its form corrected, beside model.durations": self.model.durations > 0
+            and (loss.fine_form == "official" or not loss.fine),
             "loss.teacher: false beside loss.labels = corpus, which no model makes": (
                 loss.teacher and loss.labels == CORPUS
             ),

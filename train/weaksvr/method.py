@@ -31,6 +31,8 @@ class WeakSVR(Method):
         self.batch = min(d.batch, 2 * len(data) if d.pairs else len(data))
         self.unit = 2 if d.pairs else 1
         self.parts, self.teacher = loss.terms, loss.teacher
+        if model.lasts is not None:
+            self.parts += ("durations",)
         self.steps_of_epoch = steps_of_epoch(len(data), self.batch, d.items, d.pairs)
         self._procedures = data.procedures.cpu() if d.pairs else None
         if model.text:  # a temperature of a loss that is not used does not learn

@@ -174,6 +174,11 @@ class StepModel(Embedder):
             start = math.log(config.scale)
             self.log_scale_video = nn.Parameter(torch.tensor(start))
             self.log_scale_frame = nn.Parameter(torch.tensor(start))
+        self.least = config.durations
+        self.lasts: nn.Linear | None = None
+        if config.durations and config.text:
+            self.lasts = nn.Linear(text_dim, 1, bias=False)
+            nn.init.zeros_(self.lasts.weight)  # starts with all alike
 
     def forward(self, frames: Tensor) -> ModelOutput:
         if frames.ndim != 3 or frames.shape[1] != self.frames or frames.shape[2] != self.feature_dim:
@@ -239,6 +244,15 @@ class StepModel(Embedder):
             if not self.config.centre:
                 self.feature_mean.copy_(mean)
             self.feature_std.copy_(std.clamp(min=1e-4))
+
+    def log_durations(self, texts: Tensor) -> Tensor:
+        """The logarithm of what sentences last: features (..., text_dim) -> (...), in a unit of their own."""
+        assert self.lasts is not None
+        return self.lasts(unit(texts))[..., 0]
+
+    @torch.no_grad()
+    def durations(self, features: Tensor) -> Tensor | None:
+        return None if self.lasts is None else self.log_durations(features.float()).exp()
 
     @property
     def scale_video(self) -> Tensor:

@@ -11,6 +11,7 @@ from ..gather import gather_with_gradient
 from ..losses import (
     FrameSentence,
     classification_loss,
+    duration_loss,
     frame_log_p,
     frame_sentence_loss,
     frame_sentence_official,
@@ -53,8 +54,11 @@ def loss_terms(
     if config.coarse:
         terms["coarse"] = _coarse(model, gather_with_gradient(video, world), batch, config)
     if config.fine or config.fine_text:
-        fine = _fine(model, frames, batch, config, teacher)
+        shares = None if model.lasts is None else _log_shares(model, batch)
+        fine = _fine(model, frames, batch, config, teacher, shares)
         terms["fine"], terms["fine_text"] = fine.image, fine.text
+        if shares is not None:
+            terms["durations"] = duration_loss(fine.labels, shares)
     if config.script:
         terms["script"] = _script(model, frames, batch, config, data)
     if config.alignment:
@@ -65,7 +69,8 @@ def loss_terms(
         terms["classes"] = classification_loss(model.classify(video), own, pairs)
     if config.sequence:
         terms["sequence"] = sequence_alignment_loss(frames[0::2], frames[1::2], config.sequence_tau)
-    total = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
+    # durations: nothing but the head that expects them learns from it, at any weight
+    total = torch.stack([getattr(config, name, 1.0) * term for name, term in terms.items()]).sum()
     return {"loss": total, **terms}
 
 
@@ -87,7 +92,12 @@ def _coarse(model: StepModel, video: Tensor, batch: Batch, config: WeakSVRLoss) 
 
 
 def _fine(
-    model: StepModel, frames: Tensor, batch: Batch, config: WeakSVRLoss, teacher: ModelOutput | None
+    model: StepModel,
+    frames: Tensor,
+    batch: Batch,
+    config: WeakSVRLoss,
+    teacher: ModelOutput | None,
+    log_shares: Tensor | None,
 ) -> FrameSentence:
     steps, lengths, scale = batch.steps, batch.step_lengths, model.scale_frame
     if config.fine_form == "official":
@@ -114,7 +124,15 @@ def _fine(
         tau=config.tau,
         spread=config.prior_spread,
         sentences=batch.sentences,
+        log_shares=log_shares,
     )
+
+
+def _log_shares(model: StepModel, batch: Batch) -> Tensor:
+    """The logarithm (B, K) of the share of its video that each step is expected to last."""
+    place = torch.arange(batch.steps.shape[1], device=batch.steps.device)
+    lasts = model.log_durations(batch.steps)
+    return lasts.masked_fill(place >= batch.step_lengths[:, None], -torch.inf).log_softmax(1)
 
 
 def _script(model: StepModel, frames: Tensor, batch: Batch, config: WeakSVRLoss, data: TrainingSet) -> Tensor:
