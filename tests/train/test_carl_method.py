@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -91,6 +94,43 @@ def test_the_weak_loss_waits_for_its_warmup(made):
         inputs = tuple(part[0] for part in method.plan(epoch))
         terms = method.terms(method.model, inputs)
         assert (terms["weak"].item() == 0) == waits and terms["contrast"].item() > 0
+
+
+_PROCESS = """
+import sys
+from stepclip.cache import Manifest
+from stepclip.train import fit, load_recipe
+store, manifest, out, *overrides = sys.argv[1:]
+fit(load_recipe("carl-weak", overrides), store, Manifest.read(manifest), out, device="cpu", progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_loss_and_gradients_of_one(made, tmp_path):
+    """torchrun with gloo: the norm of both processes' frames, the contrast of the whole batch, its pairs."""
+    overrides = [*TINY, "model.dropout=0", "optim.clip=0", "optim.lr=0.001", "train.epochs=2",
+                 "train.log_every=1", "loss.weak_warmup=0", "loss.negatives=batch_noself"]  # fmt: skip
+    (tmp_path / "run.py").write_text(_PROCESS)
+    made.manifest.write(tmp_path / "manifest")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    inputs = [str(tmp_path / "run.py"), str(made.store), str(tmp_path / "manifest"), str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *inputs, *overrides],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    quiet(load_recipe("carl-weak", overrides), made, tmp_path / "one")
+    logs = ((tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("one", "two"))
+    one, two = ([row for row in map(json.loads, lines) if "loss" in row] for lines in logs)
+    assert len(one) == len(two) >= 6
+    for a, b in zip(one, two, strict=True):
+        for key in a.keys() - {"seconds", "videos_per_s"}:
+            assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
+    # not weight by weight: a bias before a norm does nothing, and Adam makes steps of its rounding
+    first, second = (load_checkpoint(tmp_path / run).model for run in ("one", "two"))
+    frames = torch.randn(2, 12, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(second(frames).frames, first(frames).frames, atol=2e-3, rtol=1e-2)
 
 
 def write(folder, lengths, fps, views=0, d=6):

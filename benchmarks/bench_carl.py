@@ -1,0 +1,171 @@
+"""CARL, its weak version, our own, TCC and TCN on the tasks of frames, beside raw features, the clock, and
+both.
+
+    python benchmarks/bench_carl.py --root ROOT [--seeds 5] [--gtea FILE.npz] [--quick]
+
+ROOT holds data/benchlab, extracted (`stepclip demo` or `stepclip extract --dataset benchlab`, 2 frames/s). A
+phase is a step; classifiers are fitted in folds over the people of the test split, none of whom any model has
+seen. Each method is trained from the command's recipe with each seed, all for equally many steps on equally
+long views; what learns nothing is measured once. With --gtea also on GTEA's splits 1 and 2: phases are its
+ten actions, classifiers fitted on the training split. What is done already is kept in ROOT/carl.json, and not
+done again. Writes carl.json, .md and .svg beside this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from carl_report import save
+from machine import machine
+
+HERE = Path(__file__).parent
+METHODS = {
+    "CARL": "carl-corrected",
+    "CARL, weak": "carl-weak",
+    "CARL, ours": "stepclip-carl",
+    "TCC": "tcc",
+    "TCN": "tcn",
+}
+BENCH = (
+    "data.frames=32",
+    "train.epochs=40",
+    "train.save_every=1000",
+    "train.precision=fp32",
+    "optim.lr=1e-3",
+)
+# no scripts: the weak labels are the dishes; 21 videos of a minute, 15 frames a second
+GTEA = (
+    "data.frames=64",
+    "data.batch=20",
+    "data.label=task",
+    "train.epochs=60",
+    "train.save_every=1000",
+    "train.precision=fp32",
+    "optim.lr=1e-3",
+)
+QUICK = ("train.epochs=1", "model.depth=1", "model.width=32", "model.hidden=32", "model.mlp=32")
+
+
+@dataclass(frozen=True)
+class Where:
+    """One data set of the benchmark: where it lies, what is laid over the recipes, which seeds."""
+
+    name: str
+    data: Path
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+    shares: tuple[float, ...]
+
+
+def run(root: Path, places: list[Where], methods: list[str], quick: bool = False) -> list[dict[str, Any]]:
+    """Records {"set", "method", "row", "seed", figures...} of all places; those that ROOT/carl-SET.json holds
+    already come from there."""
+    records = []
+    for where in places:
+        kept = root / f"carl-{where.name}.json"
+        known: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
+        done = {(one["method"], one["seed"]) for one in known}
+        for seed in where.seeds:
+            for method in methods:
+                if (method, seed) in done:
+                    continue
+                recipe = METHODS[method]
+                overrides = [*where.overrides, *(QUICK if quick else ()), f"seed={seed}"]
+                known += one_run(root, where, method, recipe, overrides, controls=not known)
+                kept.write_text(json.dumps(known, indent=1))
+        records += known
+    return records
+
+
+def one_run(
+    root: Path, where: Where, method: str, recipe: str, overrides: list[str], controls: bool
+) -> list[dict[str, Any]]:
+    """Train, and score the frames of the test split."""
+    from stepclip.cache import FeatureStore, Manifest
+    from stepclip.evaluate.frame_tasks import FrameSets, frame_rows
+    from stepclip.evaluate.phases import plan_frames
+    from stepclip.train import fit, load_checkpoint, load_recipe
+
+    manifest = Manifest.read(where.data / "manifest")
+    chosen = load_recipe(recipe, overrides)
+    folder = root / "runs" / f"{where.name}-{recipe}-{chosen.seed}"
+    began = time.perf_counter()
+    trained = fit(
+        chosen, where.data / "features", manifest.without_truth(), folder, progress=False, overwrite=True
+    )
+    seconds = time.perf_counter() - began
+    with FeatureStore.open(where.data / "features") as store:
+        test, train = list(manifest.split("test")), list(manifest.split("train"))
+        plan = plan_frames(test, train)
+        if isinstance(plan, str):
+            raise SystemExit(plan)
+        checkpoint = load_checkpoint(folder)
+        sets = FrameSets.of(checkpoint, store, test)
+        fitted = FrameSets.of(checkpoint, store, train) if plan.fit_split else None
+        rows = frame_rows(plan, sets, fitted, seed=0, controls=controls, shares=where.shares)
+    print(
+        f"{where.name}, {method}, seed {chosen.seed}: {seconds:.0f} s, "
+        f"accuracy {rows[0].result.accuracy:.3f}",
+        flush=True,
+    )
+    about = {"set": where.name, "seed": chosen.seed, "protocol": plan.described}
+    out = []
+    for row in rows:
+        own = row.name in ("frames", "content-free")  # of this model; the others learn nothing
+        out.append(
+            about
+            | {"method": method if own else row.name, "row": row.name, "seconds": seconds if own else 0.0}
+            | {"steps": trained.steps if own else 0}
+            | row.result.to_dict()
+        )
+    return out
+
+
+def import_gtea(root: Path, file: Path, split: int) -> Path:
+    """The features of one split, imported; the folder of its data."""
+    from stepclip.cache.exchange import import_features
+    from stepclip.extract.datasets.gtea import import_arguments
+
+    out = root / "data" / f"gtea{split}"
+    if not (out / "manifest").is_dir():
+        source, arguments = import_arguments(file, split)
+        report = import_features(source, out / "features", progress=False, **arguments)
+        report.manifest.write(out / "manifest")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--bench", type=Path, help="data/benchlab of another root, read only")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--gtea", type=Path)
+    parser.add_argument("--gtea-seeds", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--only", help="one data set alone, such as gtea2")
+    parser.add_argument("--quick", action="store_true", help="tiny models for one epoch, to see that it runs")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.root.mkdir(parents=True, exist_ok=True)
+    bench = args.bench or args.root / "data" / "benchlab"
+    places = [Where("benchlab", bench, BENCH, tuple(range(args.seeds)), (0.1, 0.5))]
+    if args.gtea:
+        for split in (1, 2):
+            folder = import_gtea(args.root, args.gtea, split)
+            places.append(Where(f"gtea{split}", folder, GTEA, tuple(range(args.gtea_seeds)), ()))
+    if args.only:
+        places = [where for where in places if where.name == args.only]
+    records = run(args.root, places, args.methods, args.quick)
+    save({"records": records, "machine": machine("torch", "scikit-learn")}, args.out)
+    print((args.out / "carl.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
