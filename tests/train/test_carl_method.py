@@ -128,9 +128,10 @@ def test_two_processes_train_to_the_loss_and_gradients_of_one(made, tmp_path):
             assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
     # not weight by weight: a bias before a norm does nothing, and Adam makes steps of its rounding
     first, second = (load_checkpoint(tmp_path / run).model for run in ("one", "two"))
-    frames = torch.randn(2, 12, 16)
+    frames = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(second(frames).frames, first(frames).frames, atol=2e-3, rtol=1e-2)
+        alike = torch.nn.functional.cosine_similarity(first(frames).frames, second(frames).frames, dim=-1)
+    assert alike.min() > 0.999
 
 
 def write(folder, lengths, fps, views=0, d=6):
