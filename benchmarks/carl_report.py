@@ -45,7 +45,10 @@ def rows_of(records: list[dict[str, Any]], name: str) -> list[tuple[str, str, li
 
 
 def mean(found: list[dict[str, Any]], figure: str) -> tuple[float, float]:
-    values = [float("nan") if one[figure] is None else float(one[figure]) for one in found]
+    """Mean and deviation of what is defined; nan where nothing is."""
+    values = [float(one[figure]) for one in found if one[figure] is not None and one[figure] == one[figure]]
+    if not values:
+        return float("nan"), 0.0
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
