@@ -96,6 +96,19 @@ def test_the_weak_loss_waits_for_its_warmup(made):
         assert (terms["weak"].item() == 0) == waits and terms["contrast"].item() > 0
 
 
+def test_the_loss_of_videos_held_out_is_watched(made, tmp_path):
+    quiet(
+        recipe_of("carl-weak", "data.val_tasks=1", "train.epochs=2", "data.batch=4"), made, tmp_path / "run"
+    )
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    held = [row["held_out_loss"] for row in rows if "held_out_loss" in row]
+    assert (
+        held
+        and all(np.isfinite(held))
+        and load_checkpoint(tmp_path / "run").metrics["held_out_loss"] == held[-1]
+    )
+
+
 _PROCESS = """
 import sys
 from stepclip.cache import Manifest
