@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..alignment import dtw_alignment, soft_dtw_alignment, subsequence_alignment
+from ..alignment.patterns import DTW, SUBSEQUENCE
+from ..alignment.warping import align
 from .timestamp_contrast import NEVER, divergence, time_prior
 
 Ends = Literal["closed", "open"]
@@ -71,12 +72,13 @@ def align_frames(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`cost` (P, T, U) and `lengths` (P, 2) -> where the rows lie among the columns (P, T, U), the columns
     among the rows (P, U, T), and the mean cost of a cell of the path (P,)."""
+    # unchecked: a check waits for the device
     if ends == "open":
-        down = subsequence_alignment(cost, lengths, gamma=gamma or None)
-        across = subsequence_alignment(cost.mT.contiguous(), lengths.flip(-1), gamma=gamma or None)
+        down = align(cost, lengths, SUBSEQUENCE, gamma or None, check=False)
+        across = align(cost.mT.contiguous(), lengths.flip(-1), SUBSEQUENCE, gamma or None, check=False)
         size = down.weights.sum((-1, -2)) + across.weights.sum((-1, -2))
         return across.weights.mT, down.weights.mT, (down.value + across.value) / size.clamp(min=1)
-    found = soft_dtw_alignment(cost, gamma, lengths, check=False) if gamma else dtw_alignment(cost, lengths)
+    found = align(cost, lengths, DTW, gamma or None, check=False)
     return found.weights, found.weights.mT, found.value / found.weights.sum((-1, -2)).clamp(min=1)
 
 
