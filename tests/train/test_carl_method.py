@@ -183,6 +183,9 @@ def test_views_take_two_copies_of_the_cache(tmp_path):
     assert (copies[:, 0] != copies[:, 1]).all() and set(copies.flatten().tolist()) == {1.0, 2.0, 3.0}
     plain = data.gather(torch.arange(6), torch.rand(6, 2, data.draws), changed=False)
     assert float(plain.frames.mean().abs()) < 1
+    fitted = ViewSet(store, list(manifest), CarlData(frames=8, appearance="fitted"), torch.device("cpu"))
+    moved = fitted.gather(torch.arange(6), torch.rand(6, 2, fitted.draws)).frames
+    assert 10 < float(moved.mean()) < 30  # as far from the frames as the copies are
 
 
 def test_features_on_the_disk_are_read_alike(made, tmp_path):
