@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 EPISODES = 10_000
 NEGATIVES = 31
 MEASURES: tuple[tuple[str, Measure, Any, float | None, str], ...] = (
-    ("dtw", "dtw", "L+N", None, "DTW over the summed lengths"),
+    ("dtw", "dtw", "path", None, "DTW over the cells of its path"),
+    ("dtw, L+N", "dtw", "L+N", None, "DTW over the summed lengths"),
     ("dtw, sum", "dtw", "sum", None, "DTW as published, over nothing"),
-    ("dtw, path", "dtw", "path", None, "DTW over the cells of its path"),
     (
         "dtw, chosen",
         "dtw",
