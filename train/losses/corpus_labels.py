@@ -2,8 +2,8 @@
 
 A hidden Markov model of the set, fitted by expectation-maximisation, with no gradient and in seconds:
 
-- every sentence has a Gaussian over what frames show and how they change; all share one covariance, so that
-  the densities are those of linear discriminant analysis;
+- every sentence has two Gaussians, for its first and its second part, over what frames show and how they
+  change; all share one covariance, so that the densities are those of linear discriminant analysis;
 - a frame of a step may also be background: a hand at rest looks the same in every step;
 - a step lasts as long as its sentence does elsewhere (`alignment/durations.py`), in the video's own tempo;
 - steps come in the order of the script, and each is there.
@@ -34,22 +34,23 @@ CHUNK = 64  # videos at a time
 class CorpusFit:
     """How the set is fitted. Tuned on the bench of seed 7, where each but `spread` may be half or twice that.
 
-    `spread`: how far a step's duration strays from what is expected, as a share of it; `temper`: weight of a
-    frame's density, as neighbouring frames say the same twice; `text`: weight of the text, the log-softmax of
-    scale cos; `background`: share of the frames of a step that show nothing of it; `shrink`: of the
-    covariance towards a sphere; `least_seen`, `least_lasted`: frames and videos in which every sentence is
-    taken to have been seen besides, looking and lasting like the average; `still`: share of the frames that
-    start as background; `smooth`: of the frames, in rows.
+    `parts`: of a sentence, one after the other; `spread`: how far a step's duration strays from what is
+    expected, as a share of it; `temper`: weight of a frame's density, as neighbouring frames say the same
+    twice; `text`: weight of the text, the log-softmax of scale cos; `background`: share of the frames of a
+    step that show nothing of it; `shrink`: of the covariance towards a sphere; `least_seen`, `least_lasted`:
+    frames and videos in which every part is taken to have been seen besides, looking and lasting like the
+    average; `still`: share of the frames that start as background; `smooth`: of the frames, in rows.
     """
 
     rounds: int = 6
-    spread: float = 0.3
+    parts: int = 2
+    spread: float = 0.33
     temper: float = 0.2
     text: float = 0.4
     scale: float = 1 / 0.07
     background: float = 0.3
     shrink: float = 0.1
-    least_seen: float = 8.0
+    least_seen: float = 12.0
     least_lasted: float = 3.0
     still: float = 0.25
     smooth: float = 0.8
@@ -71,23 +72,25 @@ def corpus_labels(
     E = D the text says nothing, and all that is known at the start is that steps last alike.
     """
     fit = fit or CorpusFit()
-    videos = _Videos(offsets, scripts, lengths)
     # a step of m / least rows in m copies strays by sqrt((1 - least) / m) of itself
     least = 1 / (1 + fit.spread**2 * len(features) / int(lengths.sum()))
-    show, change = describe(features, videos.own, offsets, fit.smooth)
-    x = torch.cat([show, change], 1)
+    scripts = (scripts[..., None] * fit.parts + torch.arange(fit.parts, device=scripts.device)).flatten(1)
+    lengths = lengths * fit.parts
+    videos = _Videos(offsets, scripts, lengths)
+    show, change, next_change = describe(features, videos.own, offsets, fit.smooth)
+    x = torch.cat([show, change, next_change], 1)
     x = x - x.mean(0)
     text = unit(sentences.float()) if sentences.shape[1] == features.shape[1] else None
     labels = x.new_zeros(len(x), scripts.shape[1])
-    lasts = x.new_ones(len(sentences))
+    lasts = x.new_ones(len(sentences) * fit.parts)
     model: _Gaussians | None = None
     for step in range(fit.rounds + 1):
-        found = _Counts(len(sentences), x)
+        found = _Counts(len(lasts), x)
         for part, rows, inside in videos.parts():
             frames, script, size = x[rows], scripts[part], lengths[part]
             log_p = frames.new_zeros(*rows.shape, scripts.shape[1])
             if text is not None:
-                log_p = fit.text * frame_log_p(show[rows], text[script], size, fit.scale)
+                log_p = fit.text * frame_log_p(show[rows], text[script // fit.parts], size, fit.scale)
                 log_p = log_p.masked_fill(log_p == -torch.inf, 0.0)
             doing = torch.ones_like(log_p)
             if model is not None:
@@ -102,12 +105,12 @@ def corpus_labels(
                 found.rest(x[moved <= moved.quantile(fit.still)])
             model = _Gaussians.of(found, x, fit)
             lasts = found.durations(fit.least_lasted)
-    return labels
+    return labels.view(len(labels), -1, fit.parts).sum(2)
 
 
-def describe(features: Tensor, own: Tensor, offsets: Tensor, spread: float) -> tuple[Tensor, Tensor]:
-    """What frames show, and how they change: both (N, D), unit features less the video's mean, smoothed over
-    `spread` rows. `own` (N,) the video of each row."""
+def describe(features: Tensor, own: Tensor, offsets: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What frames show, how they change, and how the next differs: each (N, D), of unit features less the
+    video's mean, the first two smoothed over about `spread` rows. `own` (N,) the video of each row."""
     x = unit(features.float())
     size = (offsets[1:] - offsets[:-1]).to(x.dtype)
     mean = x.new_zeros(len(size), x.shape[1]).index_add_(0, own, x) / size[:, None]
@@ -126,7 +129,7 @@ def describe(features: Tensor, own: Tensor, offsets: Tensor, spread: float) -> t
         return out
 
     slow = smoothed(x, 1.25 * spread)
-    return smoothed(x, spread), at(slow, 1) - at(slow, -1)
+    return smoothed(x, spread), at(slow, 1) - at(slow, -1), at(x, 1) - x
 
 
 class _Videos:
