@@ -33,8 +33,16 @@ if TYPE_CHECKING:
     from ..train.checkpoint import Checkpoint
     from .parts import Material
 
+Source = tuple[
+    "Embedded", np.ndarray, Sequence["VideoRow"]
+]  # how frames are laid out, what they are, of whom
 SHARES = (0.1, 0.5)
 REPEATS = 3  # draws of a share of the labels
+MOST_COMPARED = (
+    40_000  # frames of a group that are compared with each other; of larger groups so many are drawn
+)
+MOST_PAIRS = 20_000  # of videos, likewise
+MOST_FITTED = 200_000  # frames that a classifier is fitted on or tested with, likewise
 DENSEST = 12.5  # frames a second that are compared across videos: stride 2 at the 25 of Penn Action
 NEAR = 0.01  # a control that comes as near as this explains a figure
 CONTROLS = ("raw", "raw, standardised", "clock", "clock + raw")
@@ -66,7 +74,8 @@ class FrameTasks:
 
     `accuracy` of named phases, with all labels, half, a tenth of the fitted videos (mean of draws, their
     deviation beside); `progression` R2; `tau` mean over `tau_pairs` pairs, `tau_undefined` of them without
-    one; `ap5`, `ap10`, `ap15`; `linear`: one softmax layer for all groups.
+    one; `ap5`, `ap10`, `ap15`; `linear`: one softmax layer for all groups. `drawn`: a group is so large that
+    some of its videos, drawn by seed, stand for all.
     """
 
     accuracy: float
@@ -86,6 +95,7 @@ class FrameTasks:
     videos: int
     phases: int
     frames: int
+    drawn: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,7 +106,7 @@ def frame_tasks(
     test: Embedded,
     x: np.ndarray,
     videos: Sequence[VideoRow],
-    fit: tuple[Embedded, np.ndarray, Sequence[VideoRow]] | None = None,
+    fit: Source | None = None,
     *,
     stride: int = 1,
     seed: int = 0,
@@ -108,77 +118,105 @@ def frame_tasks(
     `fit`: the same of the training split, where the plan fits there. `stride`: of the frames that are
     compared across videos (6.3, 6.4).
     """
-    figures: dict[str, list[float]] = {name: [] for name in ("accuracy", "progression", "tau", *map(_ap, KS))}
-    drawn: dict[float, list[np.ndarray]] = {share: [] for share in shares}
-    tau_pairs = tau_undefined = frames = 0
-    every_fit: list[Phased] = []
-    every_test: list[Phased] = []
-    first_label = 0
-    for group in plan.groups:
-        folds = [
-            (
-                _of(fit if plan.fit_split and fit else (test, x, videos), ours, group),
-                _of((test, x, videos), theirs, group),
-            )
-            for ours, theirs in group.folds
-        ]
-        right = np.concatenate([phase_classification(ours, theirs) for ours, theirs in folds])
-        figures["accuracy"].append(float(right.mean()))
-        for share in shares:
-            draws = []
-            for k in range(REPEATS):
-                ours, theirs = folds[k % len(folds)]
-                draws.append(
-                    phase_classification(ours.take(first_share(len(ours), share, seed + k)), theirs).mean()
-                )
-            drawn[share].append(np.array(draws))
-        figures["progression"].append(phase_progression(folds, len(group.phases))[0])
-        whole = _of((test, x, videos), group.test, group)
-        frames += len(whole.labels)
-        strided = whole.strided(stride)
-        if group.pairs:
-            tau, pairs, undefined = kendalls_tau(strided, group.pairs)
-            figures["tau"].append(tau)
-            tau_pairs, tau_undefined = tau_pairs + pairs, tau_undefined + undefined
-        for k, value in precision_at_k(strided, KS).items():
-            figures[_ap(k)].append(value)
-        ours, theirs = folds[0]
-        for part, to in ((ours, every_fit), (theirs, every_test)):
-            to.append(Phased(part.x, part.labels + first_label, part.offsets))
-        first_label += len(group.phases)
-    means = {name: mean_of(values) for name, values in figures.items()}
-    spread = {share: np.mean(values, axis=0) for share, values in drawn.items()}
-    half, tenth = (spread.get(share, np.array([np.nan])) for share in (0.5, 0.1))
+    here: Source = (test, x, videos)
+    found = [
+        _score(group, here, fit if plan.fit_split and fit else here, stride, seed, shares)
+        for group in plan.groups
+    ]
+    half, tenth = (np.mean([one.shares.get(s, [np.nan]) for one in found], axis=0) for s in (0.5, 0.1))
+    every_fit, every_test, first = [], [], 0
+    for one, group in zip(found, plan.groups, strict=True):
+        for part, to in zip(one.first_fold, (every_fit, every_test), strict=True):
+            to.append(Phased(part.x, part.labels + first, part.offsets))
+        first += len(group.phases)
     return FrameTasks(
-        **means,
+        accuracy=mean_of([one.accuracy for one in found]),
         accuracy_50=float(half.mean()),
         accuracy_50_deviation=float(half.std()),
         accuracy_10=float(tenth.mean()),
         accuracy_10_deviation=float(tenth.std()),
-        tau_pairs=tau_pairs,
-        tau_undefined=tau_undefined,
-        linear=linear_evaluation(joined(every_fit), joined(every_test), first_label, seed=seed)
+        progression=mean_of([one.progression for one in found]),
+        tau=mean_of([one.tau for one in found]),
+        tau_pairs=sum(one.pairs for one in found),
+        tau_undefined=sum(one.undefined for one in found),
+        ap5=mean_of([one.precision[5] for one in found]),
+        ap10=mean_of([one.precision[10] for one in found]),
+        ap15=mean_of([one.precision[15] for one in found]),
+        linear=linear_evaluation(joined(every_fit), joined(every_test), first, seed=seed)
         if linear
-        else float("nan"),
-        groups=len(plan.groups),
+        else np.nan,
+        groups=len(found),
         videos=sum(len(group.test) for group in plan.groups),
-        phases=first_label,
-        frames=frames,
+        phases=first,
+        frames=sum(one.frames for one in found),
+        drawn=any(one.drawn for one in found),
     )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One group: its figures, `shares` -> accuracies of the draws, the first fold (for the linear layer)."""
+
+    accuracy: float
+    shares: dict[float, list[float]]
+    progression: float
+    tau: float
+    pairs: int
+    undefined: int
+    precision: dict[int, float]
+    first_fold: tuple[Phased, Phased]
+    frames: int
+    drawn: bool
+
+
+def _score(
+    group: Group, here: Source, fitted: Source, stride: int, seed: int, shares: Sequence[float]
+) -> _Scored:
+    whole = [(phased(*fitted, ours, group), phased(*here, theirs, group)) for ours, theirs in group.folds]
+    folds = [(thinned(a, MOST_FITTED, seed), thinned(b, MOST_FITTED, seed)) for a, b in whole]
+    right = np.concatenate([phase_classification(ours, theirs) for ours, theirs in folds])
+    of_shares: dict[float, list[float]] = {share: [] for share in shares}
+    for share in shares:
+        for k in range(REPEATS):
+            ours, theirs = folds[k % len(folds)]
+            some = ours.take(first_share(len(ours), share, seed + k))
+            of_shares[share].append(float(phase_classification(some, theirs).mean()))
+    every = phased(*here, group.test, group)
+    strided = every.strided(stride)
+    compared, pairs = thinned(strided, MOST_COMPARED, seed), group.pairs
+    if len(pairs) > MOST_PAIRS:
+        chosen = np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)
+        pairs = tuple(pairs[i] for i in chosen)
+    tau, defined, undefined = kendalls_tau(strided, pairs) if pairs else (float("nan"), 0, 0)
+    return _Scored(
+        accuracy=float(right.mean()),
+        shares=of_shares,
+        progression=phase_progression(folds, len(group.phases))[0],
+        tau=tau,
+        pairs=defined,
+        undefined=undefined,
+        precision=precision_at_k(compared, KS),
+        first_fold=folds[0],
+        frames=len(every.labels),
+        drawn=compared is not strided
+        or pairs is not group.pairs
+        or any(a is not c or b is not d for (a, b), (c, d) in zip(whole, folds, strict=True)),
+    )
+
+
+def thinned(data: Phased, most: int, seed: int) -> Phased:
+    """`data`, or some of its videos, drawn by `seed`, of at most `most` frames (one video at least)."""
+    if len(data.labels) <= most:
+        return data
+    order = np.random.default_rng(seed).permutation(len(data))
+    kept = np.flatnonzero(np.cumsum(data.lengths[order]) <= most)
+    return data.take(sorted(order[: max(1, len(kept))].tolist()))
 
 
 def mean_of(values: Sequence[float]) -> float:
     """The mean of those that are defined; nan where none is."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")
-
-
-def _ap(k: int) -> str:
-    return f"ap{k}"
-
-
-def _of(source: tuple[Embedded, np.ndarray, Sequence[VideoRow]], rows: Sequence[int], group: Group) -> Phased:
-    return phased(source[0], source[1], source[2], rows, group)
 
 
 def unit_rows(x: torch.Tensor) -> np.ndarray:
@@ -290,6 +328,8 @@ def frames(results: Results, m: Material) -> None:
             f"Kendall's tau is undefined for {undefined} pairs of videos, all of whose frames have one "
             "neighbour; they are left out of the mean"
         )
+    if rows[0].result.drawn:
+        results.remarks["frames"].append("of very large groups some videos, drawn by seed, stand for all")
     if not rows[0].result.tau_pairs + undefined:
         results.remarks["frames"].append("no Kendall's tau: no two videos of the split are of one task")
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from stepclip.cache.manifest import VideoRow
+from stepclip.evaluate import frame_tasks as tasks
 from stepclip.evaluate.embed import Embedded
 from stepclip.evaluate.frame_tasks import clock, explained_by, frame_stride, frame_tasks, unit_rows
 from stepclip.evaluate.phases import frame_phases, phased, plan_frames
@@ -121,3 +122,18 @@ def test_frames_are_thinned_to_twelve_a_second():
     videos = [row(f"1/{who}", "1") for who in "ab"]
     assert frame_stride(embedded_of(videos, fps=25.0)) == 2
     assert frame_stride(embedded_of(videos, fps=4.0)) == 1
+
+
+def test_of_very_large_groups_some_videos_stand_for_all(monkeypatch):
+    videos = [row(f"1/{who}", "1") for who in "abcdefgh"]
+    plan, made = plan_frames(videos, []), embedded_of(videos)
+    whole = frame_tasks(plan, made, unit_rows(made.frames), videos, linear=False, shares=())
+    assert not whole.drawn
+    frames = whole.frames // 8
+    monkeypatch.setattr(tasks, "MOST_COMPARED", 3 * frames)
+    monkeypatch.setattr(tasks, "MOST_PAIRS", 10)
+    monkeypatch.setattr(tasks, "MOST_FITTED", 2 * frames)
+    some = frame_tasks(plan, made, unit_rows(made.frames), videos, linear=False, shares=())
+    assert some.drawn and some.tau_pairs + some.tau_undefined == 10 and some.accuracy > 0.95
+    again = frame_tasks(plan, made, unit_rows(made.frames), videos, linear=False, shares=())
+    assert (some.accuracy, some.tau, some.ap5) == (again.accuracy, again.tau, again.ap5)
