@@ -146,7 +146,8 @@ def whole_steps(sizes: Sizes, folder: Path) -> list[dict[str, Any]]:
             "tempclr-corrected",
             [
                 "data.spans=given", "data.windows=1", "data.neighbours=0", "loss.rivals=false",
-                "stages.first=0", "loss.unit_form=dot", "loss.same=wrong", "loss.cost=tempclr", "loss.standardise=false",
+                "stages.first=0", "loss.unit_form=dot", "loss.same=wrong", "loss.cost=tempclr",
+                "loss.standardise=false",
                 "loss.normalise=sum", "loss.tau=1.0", "loss.learn_tau=false", "model.dropout=0.0",
                 f"model.window={window}", f"data.longest={window}", "model.reach=0", f"model.width={width}",
                 f"model.depth={depth}", "data.shortest=3",

@@ -79,8 +79,10 @@ def video_distances(videos: Sequences, kind: VideoDistance = "otam") -> np.ndarr
         one = torch.cat(rows)
         return ((one + one.T) / 2).cpu().numpy()
     normalise: Literal["L+N", "sum"] = "L+N" if kind == "dtw" else "sum"
-    lengths = {"lengths_a": videos.lengths, "lengths_b": videos.lengths}
-    found = pairs(videos.vectors, videos.vectors, kind, cost="cosine", normalise=normalise, **lengths)
+    found = pairs(
+        videos.vectors, videos.vectors, kind, lengths_a=videos.lengths, lengths_b=videos.lengths,
+        cost="cosine", normalise=normalise,
+    )  # fmt: skip
     if kind == "otam":
         found = found / (videos.lengths[:, None] + videos.lengths)
     return found.cpu().numpy()

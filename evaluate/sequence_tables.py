@@ -194,7 +194,7 @@ def full_video(m: Material) -> list[Row]:
     ):
         if embedded is m.bare and not m.text:
             continue
-        rows.append(Row(name, CONTROL, g.score(embedded, measure, normalise, None), about))  # type: ignore[arg-type]
+        rows.append(Row(name, CONTROL, g.score(embedded, measure, normalise, None), about))
     texts = sentence_units(m.raw, m.store, g.queries.scripts)
     counts = count_scores(texts, window_units(m.raw, seconds))
     removed = count_scores(texts, clip_units(m.raw, m.videos)) if g.known else counts

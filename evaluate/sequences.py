@@ -71,7 +71,9 @@ def window_units(embedded: Embedded, seconds: float) -> Sequences:
 def clip_units(embedded: Embedded, videos: Sequence[VideoRow]) -> Sequences:
     """One unit for each true step: the mean of the unit frames inside it, or the frame nearest to its
     middle."""
-    rows, clips, counts = [], [], []
+    rows: list[np.ndarray] = []
+    clips: list[np.ndarray] = []
+    counts: list[int] = []
     for video in videos:
         truth = true_spans(video)
         if truth is None:

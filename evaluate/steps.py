@@ -173,10 +173,10 @@ def score_steps(
         overlaps.append(span_iou(spans[real], truth[real]))
         for row, threshold in zip(found, THRESHOLDS, strict=True):
             row += segment_counts(labels, true, threshold)
-    f1 = [2 * tp / max(2 * tp + fp + fn, 1) for tp, fp, fn in found.tolist()]
+    f1_10, f1_25, f1_50 = (2 * tp / max(2 * tp + fp + fn, 1) for tp, fp, fn in found.tolist())
     iou = np.concatenate(overlaps)
     recall = float(np.mean([np.mean(task) for task in hits.values()]))
-    return Steps(recall, right / frames, float(iou.mean()), *f1, videos=len(videos), steps=len(iou))
+    return Steps(recall, right / frames, float(iou.mean()), f1_10, f1_25, f1_50, len(videos), len(iou))
 
 
 def segments(labels: np.ndarray) -> list[tuple[int, int, int]]:

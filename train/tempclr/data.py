@@ -227,7 +227,7 @@ class SequenceSet:
             step, first, size = (x.gather(1, order) for x in (step, first, size))
             rows = rows.gather(1, order[..., None].expand(rows.shape))
         frames = self.packed.gather((self.first[index, None, None] + rows)[own])
-        if c.feature_noise:  # drawn for all, so that the processes' generators stay level
+        if self.size is not None:  # drawn for all, so that the processes' generators stay level
             drawn = torch.randn(*rows.shape, self.packed.dim, device=self.device)
             frames = frames.float() + c.feature_noise * self.size * drawn[own]
         return Units(

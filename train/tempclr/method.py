@@ -21,6 +21,8 @@ from .objective import loss_terms
 class TempCLR(Method):
     """`recipe` on `data`."""
 
+    model: ClipModel
+
     def __init__(self, recipe: TempCLRRecipe, model: ClipModel, data: SequenceSet) -> None:
         self.recipe, self.model, self.data = recipe, model, data
         self.ids, self.device = data.ids, data.device
