@@ -194,6 +194,7 @@ def test_released_ties_go_to_the_later_video() -> None:
 # ---- YouCook2
 
 
+@pytest.mark.slow
 def test_youcook2_drives_retrieval(shared_data: Path, tmp_path: Path) -> None:
     """The released annotations, as the loader reads them, without 21 videos as in the retrieval set (which
     ones is not in the release: here, some of the right sizes), on made features: a frame a second shows its

@@ -82,7 +82,7 @@ def test_stage_a_learns_units_and_stage_b_layer_norms(made: Made, tmp_path: Path
     } - free  # stage A moved the rest
 
 
-@pytest.mark.parametrize("cut", [3, 7, 10])
+@pytest.mark.parametrize("cut", [7, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (3, 10))])
 def test_a_run_that_is_taken_up_ends_as_an_unbroken_one(made: Made, tmp_path: Path, cut: int) -> None:
     """Cut in stage A, at its end, in stage B."""
     run(made, tmp_path / "whole")
@@ -122,6 +122,7 @@ def test_the_video_form_and_the_labelled_rows_train(made: Made, tmp_path: Path) 
         assert row["loss"] == pytest.approx(0.88 * row["naming"] + 0.12 * row["sequence"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_reads_no_step_times_unless_asked(made: Made, tmp_path: Path) -> None:
     bare = Made(made.store, made.manifest.without_truth(), made.labels)
     run(made, tmp_path / "with", "train.epochs=3")
