@@ -50,8 +50,13 @@ def mean_of(several: Sequence[Localisation]) -> Localisation:
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in several]))
 
-    names = ("frame_accuracy", "all_frames", "iou", "same_sentence")
-    return replace(several[0], **{name: mean(name) for name in names})
+    return replace(
+        several[0],
+        frame_accuracy=mean("frame_accuracy"),
+        all_frames=mean("all_frames"),
+        iou=mean("iou"),
+        same_sentence=mean("same_sentence"),
+    )
 
 
 @dataclass(frozen=True)

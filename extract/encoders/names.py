@@ -37,7 +37,7 @@ class Names:
 
     def _mean(self, text: str) -> np.ndarray:
         parts = [part.strip() for part in text.split(",")]
-        return np.mean([_direction(part) for part in parts], axis=0, dtype=np.float32)
+        return np.stack([_direction(part) for part in parts]).mean(0).astype(np.float32)
 
 
 def _direction(name: str) -> np.ndarray:
