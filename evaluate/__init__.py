@@ -8,6 +8,9 @@ from typing import Any
 
 _HOMES = {
     "Answer": "search",
+    "CheckReport": "checking",
+    "Checker": "checking",
+    "Comparison": "checking",
     "Embedded": "embed",
     "Filter": "search",
     "Localisation": "localisation",
@@ -18,7 +21,10 @@ _HOMES = {
     "Verification": "verification",
     "add_videos": "search",
     "build_index": "search",
+    "check": "checking",
+    "compare": "checking",
     "evaluate": "evaluation",
+    "fit_checker": "checking",
     "localise": "localisation",
     "matching": "retrieval",
     "over_seeds": "seeds",

@@ -12,6 +12,7 @@ import typer
 from ..cache.errors import StepclipError
 from .aligncli import align
 from .cachecli import cache_app
+from .checkcli import check, compare
 from .lookcli import doctor, serve
 from .options import HERE, Checkpoint, Dataset, Device, Quiet, Retrying, Root, Run, console, layout_of
 from .searchcli import index_app, search
@@ -299,6 +300,8 @@ def report(
 
 
 app.command()(search)
+app.command()(check)
+app.command()(compare)
 app.command()(align)
 app.command()(serve)
 app.command()(doctor)

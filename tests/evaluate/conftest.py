@@ -13,6 +13,7 @@ from stepclip.cache.errors import StepclipError
 from stepclip.cache.fingerprint import Fingerprint
 from stepclip.cache.manifest import Manifest, MatchRow, Pair, VideoRow
 from stepclip.cache.packed import PackedFeatures
+from stepclip.cache.store import FrameFeatures
 from stepclip.evaluate.embed import Embedded
 
 DIM = 32
@@ -34,6 +35,10 @@ class MemoryStore:
 
     def length(self, video_id: str) -> int:
         return len(self.frames[video_id])
+
+    def __getitem__(self, video_id: str) -> FrameFeatures:
+        frames = self.frames[video_id]
+        return FrameFeatures(frames, np.arange(len(frames)) / FPS, len(frames) / FPS)
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self.frames

@@ -24,7 +24,7 @@ from stepclip.evaluate.search.ordered import (
     script_order,
     window_edges,
 )
-from stepclip.train.alignment import monotone
+from stepclip.train.alignment import dtw, monotone
 
 from .conftest import DIM, World
 from .test_search import PlantedEncoder
@@ -140,8 +140,6 @@ def test_a_video_finds_the_same_procedure(world: World, tmp_path: Path) -> None:
     query = embed(checkpoint, world.store, ["0.2-p1"], "cpu")
     answers = made.search_video(query, top=4)
     # against the loop: DTW of the windows of each
-    from stepclip.train.alignment import dtw
-
     mine = make_windows(query.frames, query.offsets).rows.float()
     expected = {}
     for video_id in ids:
@@ -189,10 +187,10 @@ def test_windows_are_means_of_neighbours(frames: int) -> None:
         assert torch.allclose(made.rows[w].float(), expected, atol=0.01)
 
 
-def slow_score(rows: torch.Tensor, steps: torch.Tensor, tau: float) -> float:
+def slow_score(rows: torch.Tensor, steps: torch.Tensor) -> float:
     """The module's formula, video by video, in plain numbers."""
     cosine = rows.float() @ steps.T
-    fit = cosine + tau * F.log_softmax(cosine / tau, -1) if tau else cosine
+    fit = cosine + TAU * F.log_softmax(cosine / TAU, -1)
     labels = monotone(fit, visit_all=True).tolist()
     means = []
     for k in range(len(steps)):
@@ -211,9 +209,10 @@ def test_both_passes_are_the_formula(lengths: list[int]) -> None:
     first, second = coarse(windows, videos, steps), fine(windows, videos, steps)
     for i, v in enumerate(videos):
         mine = windows.rows[windows.first[v] : windows.first[v + 1]]
-        assert second.scores[i] == pytest.approx(slow_score(mine, steps, TAU), abs=1e-5)
+        assert second.scores[i] == pytest.approx(slow_score(mine, steps), abs=1e-5)
         assert (second.labels[i] >= 0).sum() == lengths[v]
-        assert first[i] == pytest.approx(slow_score(mine, steps, 0.0), abs=0.02)
+        cost = 1 - mine.float() @ steps.T
+        assert first[i] == pytest.approx(-float(dtw(cost)) / max(cost.shape), abs=0.01)
 
 
 def test_the_first_pass_keeps_what_the_second_wants() -> None:
