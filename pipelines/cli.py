@@ -260,6 +260,12 @@ def eval_(
         typer.Option(help="train, val, test or all.", show_default="test; all where there are no splits"),
     ] = None,
     checkpoint: Checkpoint = None,
+    every_table: Annotated[
+        bool,
+        typer.Option(
+            "--every-table", help="Those of the other methods too: frames, whole videos, few shots."
+        ),
+    ] = False,
     root: Root = HERE,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -272,8 +278,9 @@ def eval_(
     from .stages import eval_stage
 
     paths, results = eval_stage(
-        layout_of(root), dataset, run, split, checkpoint=checkpoint, device=device, progress=not quiet
-    )
+        layout_of(root), dataset, run, split,
+        checkpoint=checkpoint, every_table=every_table, device=device, progress=not quiet,
+    )  # fmt: skip
     out = console()
     results.print(out)
     names = ", ".join((results.file(".json"), results.file(".md"), results.file(".html", "report")))

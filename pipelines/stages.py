@@ -193,6 +193,7 @@ def eval_stage(
     split: str | None = None,
     *,
     checkpoint: str | None = None,
+    every_table: bool = False,
     device: str = "auto",
     report: bool = True,
     progress: bool = True,
@@ -200,7 +201,8 @@ def eval_stage(
     """Stage three: a run beside its controls; writes results.json, results.md and report.html.
 
     `checkpoint`: the run's own, last, best-val, best-on-test or a step (`evaluate.selection`); one that is
-    asked for by name gets files of its own. The linear probe's lists are those of `data/<name>/extra.json`.
+    asked for by name gets files of its own. `every_table`: those that are made for other methods, too. The
+    linear probe's lists are those of `data/<name>/extra.json`.
     """
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
@@ -216,6 +218,8 @@ def eval_stage(
         split or default_split(manifest),
         checkpoint=checkpoint or "selected",
         transfer=_transfer_lists(paths),
+        frames=True if every_table else None,
+        sequences=True if every_table else None,
         device=device,
         progress=progress,
     )
