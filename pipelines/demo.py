@@ -85,7 +85,7 @@ def run_demo(
     def train() -> None:
         resume = (run.folder / "recipe.yaml").exists()  # an earlier call was stopped
         train_stage(
-            layout, DATASET, DATASET, RUN, [f"seed={seed}"], resume=resume, device=device, progress=progress
+            layout, DATASET, None, RUN, [f"seed={seed}"], resume=resume, device=device, progress=progress
         )
         record(state, trained=True)
 

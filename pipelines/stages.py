@@ -44,6 +44,7 @@ EMBEDDED_NOTE = (
     "the embedded encoder understands only the synthetic bench; real videos want another --encoder"
 )
 SAMPLING = ("fps", "frames", "every", "all", "weaksvr")
+OWN_RECIPES = {"benchlab": "stepclip-weaksvr"}  # of a dataset whose best recipe has another name than its own
 
 
 @dataclass
@@ -159,7 +160,8 @@ def train_stage(
 
     paths = layout.choose_dataset(dataset)
     if recipe is None:
-        recipe = paths.name if paths.name in list_recipes() else "weaksvr-corrected"
+        own = OWN_RECIPES.get(paths.name, paths.name)
+        recipe = own if own in list_recipes() else "weaksvr-corrected"
     resolved = load_recipe(recipe, list(overrides))
     out = layout.run(run or f"{paths.name}-{resolved.name}")
     from ..train import fit  # brings torch: after what needs no wait

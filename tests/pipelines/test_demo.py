@@ -77,6 +77,7 @@ def test_the_whole_demo_twice(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "demo"
     results = json.loads((run / "results.json").read_text())
     assert results["split"] == "test" and results["headline"].keys() >= {"auc", "wdr", "r1", "iou"}
+    assert results["about"]["recipe"]["name"] == "stepclip-weaksvr"  # the best for this bench
     assert (run / "report.html").stat().st_size > 10_000
     checkpoints = {path: path.stat().st_mtime_ns for path in (run / "checkpoints").rglob("*")}
     second = shell(*words)

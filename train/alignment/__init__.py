@@ -8,6 +8,7 @@
 | `drop_dtw` | a cost | frames (background) and steps (missing) may be left out |
 | `monotone` | a similarity | one non-decreasing label per row; `soft_monotone` sums over all labellings |
 | `duration_labels` | a similarity | the same, knowing how long each step lasts; `duration_posteriors` |
+| `semi_markov` | log-likelihoods | posteriors of steps that last, with rests between them |
 | `sinkhorn` | a cost | the control that does not see order |
 | `pairs` | features | any of these for all pairs of two sets of sequences, through one matrix product |
 
@@ -22,6 +23,7 @@ from .durations import duration_columns, duration_labels, duration_posteriors, d
 from .labels import monotone, monotone_posteriors, monotone_value, soft_monotone
 from .otam import otam, otam_alignment, soft_otam
 from .pairs import pairs
+from .semi_markov import Segments, log_normal_durations, semi_markov
 from .subsequence import Span, subsequence, subsequence_alignment, subsequence_span
 from .transport import Transport, sinkhorn, sinkhorn_plan
 from .warping import Alignment, dtw, dtw_alignment, dtw_path, soft_dtw, soft_dtw_alignment
@@ -29,6 +31,7 @@ from .warping import Alignment, dtw, dtw_alignment, dtw_path, soft_dtw, soft_dtw
 __all__ = [
     "COSTS",
     "Alignment",
+    "Segments",
     "Span",
     "Transport",
     "cost_matrix",
@@ -41,6 +44,7 @@ __all__ = [
     "duration_labels",
     "duration_posteriors",
     "duration_width",
+    "log_normal_durations",
     "monotone",
     "monotone_posteriors",
     "monotone_value",
@@ -48,6 +52,7 @@ __all__ = [
     "otam_alignment",
     "pairs",
     "percentile_drop",
+    "semi_markov",
     "sinkhorn",
     "sinkhorn_plan",
     "soft_dtw",
