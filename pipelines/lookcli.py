@@ -43,9 +43,7 @@ def serve(
     ] = None,
     max_upload: Annotated[int, typer.Option(min=0, help="MiB of an upload; 0 turns uploads off.")] = 512,
     upload_seconds: Annotated[float, typer.Option(min=1, help="How long one may take to arrive.")] = 600.0,
-    check_seconds: Annotated[
-        float, typer.Option(min=1, help="How long an upload may take to be decoded, for a check.")
-    ] = 300.0,
+    max_minutes: Annotated[float, typer.Option(min=0.01, help="Length of an upload.")] = 60.0,
     index: Annotated[
         list[Path] | None,
         typer.Option("--index", help="Folders to search as one, in place of the run's own index."),
@@ -66,14 +64,17 @@ def serve(
 
     sock = listen(host, port)
     try:
-        library = Library(
-            layout_of(root), dataset, run, folders=index or (), encoder=encoder, device=device,
-            check_seconds=check_seconds,
-        )  # fmt: skip
+        library = Library(layout_of(root), dataset, run, folders=index or (), encoder=encoder, device=device)
         library.warm()
         alone = host in LOOPBACK or host.startswith("127.")
         hosts = [*LOOPBACK, host, *(allow_host or [])] if alone or allow_host else ["*"]
-        app = create_app(library, most_upload=max_upload << 20, upload_seconds=upload_seconds, hosts=hosts)
+        app = create_app(
+            library,
+            most_upload=max_upload << 20,
+            most_minutes=max_minutes,
+            upload_seconds=upload_seconds,
+            hosts=hosts,
+        )
         at = f"[{host}]" if ":" in host else host
         typer.echo(f"{library.paths.name}, {library.run.name}: http://{at}:{sock.getsockname()[1]}")
         if not alone:

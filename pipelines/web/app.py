@@ -30,11 +30,13 @@ def create_app(
     library: Library,
     *,
     most_upload: int = MOST_UPLOAD,
+    most_minutes: float = 60.0,
     upload_seconds: float = 600.0,
     hosts: Sequence[str] = LOOPBACK,
 ) -> FastAPI:
-    """The page over `library`. most_upload: bytes of an upload, 0 for none; upload_seconds: how long one may
-    take to arrive; hosts: names under which it answers ("*": any), which keeps other sites' scripts out."""
+    """The page over `library`. most_upload: bytes of an upload, 0 for none; most_minutes: its length;
+    upload_seconds: how long one may take to arrive; hosts: names under which it answers ("*": any), which
+    keeps other sites' scripts out."""
     from ... import __version__
 
     uploads = Uploads() if most_upload else None
@@ -56,7 +58,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.served = Served(library, uploads, most_upload, max(1, os.cpu_count() or 1))
+    app.state.served = Served(library, uploads, most_upload, most_minutes, max(1, os.cpu_count() or 1))
     app.state.metrics = metrics
     for router in (api, media, plain):
         app.include_router(router)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import ClientDisconnect
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -82,6 +83,8 @@ class Guard:
             refused = _refused(scope, headers, most)
             app: App = refused or self.app
             await app(scope, self._bounded(receive, most, seconds), answer)
+        except ClientDisconnect:
+            pass  # in the middle of its body: nobody is left to be answered
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.running.dec()

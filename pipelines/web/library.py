@@ -7,15 +7,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...cache.errors import StepclipError, nearest
 from ...cache.manifest import Manifest, VideoRow
 from ...evaluate.search import Answer, Filter
+from ..checking import Checking, Texts
 from ..paths import Layout
 from ..searching import load_text_encoder, open_index
+
+if TYPE_CHECKING:
+    from ...evaluate.checking import CheckReport, Comparison
 
 TEXTS = 4096  # sentences whose features are kept
 
@@ -49,14 +53,17 @@ class Turns:
                 self._here -= 1
 
 
-class KeptTexts:
-    """An encoder of texts for many threads: one encodes at a time, what was encoded lately is kept."""
+class KeptEncoder:
+    """An encoder whose texts many threads may ask for: one encodes at a time, the latest are kept."""
 
     def __init__(self, encoder: Any) -> None:
         self._encoder, self.name = encoder, encoder.name
         self._fields = encoder.fields()
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)  # images and all else: the encoder's own
 
     def fields(self) -> dict[str, Any]:
         return dict(self._fields)
@@ -80,8 +87,7 @@ class Library:
     """The videos of a dataset's manifest, and the index of a run over them.
 
     `folders`: indices to search as one, in place of the run's own; `encoder`: where the encoder's weights are
-    now; `check_seconds`: how long the decoding of an upload may take. StepclipError when there is nothing to
-    serve.
+    now. StepclipError when there is nothing to serve.
     """
 
     def __init__(
@@ -93,12 +99,14 @@ class Library:
         folders: Sequence[Path] = (),
         encoder: str | None = None,
         device: str = "auto",
-        check_seconds: float = 300.0,
     ) -> None:
-        self.layout, self.device, self.check_seconds = layout, device, check_seconds
         self.index, self.paths, self.run = open_index(layout, dataset, run, folders, device=device)
+        self._open = lambda: Checking.open(
+            layout, self.paths.name, self.run.name, encoder=encoder, device=device
+        )
+        self._checking: Checking | None = None
         self.manifest = Manifest.read(self.paths.manifest)
-        self.encoder = KeptTexts(load_text_encoder(self.paths, encoder, device))
+        self.encoder = KeptEncoder(load_text_encoder(self.paths, encoder, device))
         self.index.check(self.encoder)
         self.indexed = frozenset(self.index.video_ids())
         for video_id in self.indexed:
@@ -176,6 +184,38 @@ class Library:
 
     def search_video(self, video_id: str, top: int, where: Filter) -> list[Answer]:
         return self._served(self.index.search_like_video(self.row(video_id).video_id, top, where))
+
+    # ---- checks and comparisons; not for several threads at once
+
+    def check(self, video: str | Path, script: Sequence[str] | None) -> CheckReport:
+        """Check a video, an id of the manifest or the file of an upload, against `script` or its own."""
+        asked = self._checked_id(video)
+        return self._opened().check(asked, script, progress=False)
+
+    def compare(self, a: str | Path, b: str | Path) -> Comparison:
+        """Compare two videos, each an id of the manifest or the file of an upload."""
+        first, second = self._checked_id(a), self._checked_id(b)
+        return self._opened().compare(first, second, progress=False)
+
+    def _opened(self) -> Checking:
+        if self._checking is None:
+            self._checking = self._open()
+        # anew each time: it keeps every sentence that it ever encoded
+        self._checking.texts = Texts(self._checking.store, lambda: self.encoder)
+        return self._checking
+
+    def _checked_id(self, video: str | Path) -> str:
+        """As `Checking` takes it, which opens what is no id as a file: so an id must be a cached one."""
+        if isinstance(video, Path):
+            return str(video)
+        self.row(video)
+        if self._opened().row(video) is None:
+            raise StepclipError(
+                f"{video!r} has no features",
+                "a video that was extracted",
+                f"stepclip extract --dataset {self.paths.name}",
+            )
+        return video
 
     def _served(self, answers: Sequence[Answer]) -> list[Answer]:
         return [answer for answer in answers if answer.video_id in self.manifest]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from ...cache.errors import StepclipError
@@ -17,6 +20,7 @@ from ..scripts import parse_script
 from . import schemas as wire
 from .library import Library, Turns
 from .media import Stills, playable, send_file
+from .probe import probe
 from .uploads import Uploads
 
 api = APIRouter(prefix="/api", responses=wire.PROBLEMS)
@@ -26,16 +30,25 @@ media = APIRouter(prefix="/media", responses=wire.PROBLEMS)
 class Served:
     """What the routes share, at `app.state.served`."""
 
-    def __init__(self, library: Library, uploads: Uploads | None, most_upload: int, cores: int) -> None:
-        self.library, self.uploads, self.most_upload = library, uploads, most_upload
+    def __init__(
+        self, library: Library, uploads: Uploads | None, most_upload: int, most_minutes: float, cores: int
+    ) -> None:
+        self.library, self.uploads = library, uploads
+        self.most_upload, self.most_minutes = most_upload, most_minutes
         self.stills = Stills()
         self.searches = Turns(at_once=cores, waiting=1000)
         self.checks = Turns(at_once=1, waiting=8)
 
     def need_uploads(self) -> Uploads:
         if self.uploads is None:
-            raise StepclipError("uploads are off here", "a video of the manifest", "stepclip serve --uploads")
+            raise StepclipError("uploads are off here", "a video of the manifest")
         return self.uploads
+
+    def which(self, asked: wire.Which) -> str | Path:
+        """An id, or the file of an upload."""
+        if (asked.video is None) == (asked.upload is None):
+            raise StepclipError("a video and an upload, or neither", "one of them")
+        return asked.video if asked.video is not None else self.need_uploads().get(str(asked.upload)).path
 
 
 def _served(request: Request) -> Served:
@@ -81,6 +94,7 @@ def about(here: Here) -> wire.About:
         splits=sorted({row.split for row in rows if row.split}),
         examples=library.examples(),
         most_upload=here.most_upload if here.uploads else 0,
+        most_minutes=here.most_minutes,
     )
 
 
@@ -168,6 +182,25 @@ def search_video(here: Here, where: Allowed, video_id: Id, top: Top = 12) -> wir
         return _answers(here.library.search_video(video_id, top, where), started)
 
 
+@api.post("/check")
+def check(here: Here, query: wire.CheckQuery) -> wire.Checked:
+    """Check a recording against a script: what is done and when, missing, out of order, extra.
+
+    The first check of a run learns from its training videos how sure to be, which takes a while."""
+    steps = read_steps(query.script) if query.script.strip() else None
+    video = here.which(query)
+    with here.checks.turn(), _named(video):
+        return wire.Checked.model_validate(here.library.check(video, steps), from_attributes=True)
+
+
+@api.post("/compare")
+def compare(here: Here, query: wire.CompareQuery) -> wire.Compared:
+    """Compare two recordings: the same procedure or not, where they part, which moments belong together."""
+    a, b = here.which(query.a), here.which(query.b)
+    with here.checks.turn(), _named(a, b):
+        return wire.Compared.model_validate(here.library.compare(a, b), from_attributes=True)
+
+
 @api.post(
     "/uploads",
     status_code=201,
@@ -186,7 +219,14 @@ async def upload(
     """Send a video, as the body. It is kept for a while, for checks and comparisons."""
     uploads = here.need_uploads()
     token, kept = await uploads.receive(unquote(name), request.stream())
-    return wire.Upload(upload=token, name=kept.name, bytes=kept.bytes, seconds_kept=uploads.seconds)
+    try:
+        duration = await run_in_threadpool(probe, kept.path, 60 * here.most_minutes)
+    except BaseException:
+        uploads.drop(token)
+        raise
+    return wire.Upload(
+        upload=token, name=kept.name, bytes=kept.bytes, duration=duration, seconds_kept=uploads.seconds
+    )
 
 
 @api.delete("/uploads", status_code=204, response_class=Response)
@@ -261,6 +301,21 @@ def read_steps(script: str) -> tuple[str, ...]:
     if len(steps) > wire.MOST_STEPS:
         raise StepclipError(f"a script of {len(steps)} steps", f"at most {wire.MOST_STEPS}")
     return steps
+
+
+@contextmanager
+def _named(*videos: str | Path) -> Iterator[None]:
+    """Errors of what is done inside, without the paths of uploads."""
+    try:
+        yield
+    except StepclipError as error:
+        found = error.found
+        for video in videos:
+            if isinstance(video, Path):
+                found = found.replace(str(video), "the upload").replace(str(video.resolve()), "the upload")
+        if found == error.found:
+            raise
+        raise StepclipError(found, error.expected) from error
 
 
 def _brief(here: Served, row: VideoRow) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class About(BaseModel):
     splits: list[str]
     examples: list[str] = Field(description="Sentences to try.")
     most_upload: int = Field(description="Bytes; 0: uploads are off.")
+    most_minutes: float = Field(description="Length of an upload.")
 
 
 class Health(BaseModel):
@@ -119,12 +120,88 @@ class ScriptQuery(Where):
     top: int = Field(12, ge=1, le=MOST_ANSWERS)
 
 
+class Which(Strict):
+    """A video: one of the manifest, or an upload."""
+
+    video: VideoId | None = None
+    upload: str | None = Field(None, max_length=100)
+
+
+class CheckQuery(Which):
+    script: Script = Field(
+        "", description="A step per line; empty: the own script of a video of the manifest."
+    )
+
+
+class CompareQuery(Strict):
+    a: Which
+    b: Which
+
+
+class CheckedStep(BaseModel):
+    """A step of the script and what became of it."""
+
+    place: int
+    step: str
+    status: str = Field(description="done, missing, or moved: done out of order.")
+    start: float | None
+    end: float | None
+    sure: float = Field(description="The probability of this status.")
+
+
+class Extra(BaseModel):
+    """Something done that the script has not there."""
+
+    status: str = Field(description="repeated, or added: not in the script.")
+    step: str = Field(description="The known sentence most like it; empty where there is none.")
+    place: int | None = Field(description="Which step was done again.")
+    start: float
+    end: float
+    sure: float
+
+
+class Checked(BaseModel):
+    """A recording beside its script."""
+
+    ok: bool = Field(description="As its script, as far as can be seen.")
+    wrong: float = Field(description="The probability of any fault, at even odds.")
+    by: str = Field(description="What judged: script (its sentences), or references (other recordings too).")
+    calibrated: bool
+    duration: float
+    steps: list[CheckedStep]
+    extras: list[Extra]
+    notes: list[str]
+
+
+class Parting(BaseModel):
+    """A stretch where two recordings part; seconds of each file."""
+
+    kind: str = Field(description="only in A, only in B, or different.")
+    start_a: float
+    end_a: float
+    start_b: float
+    end_b: float
+    steps_a: list[str]
+    steps_b: list[str]
+
+
+class Compared(BaseModel):
+    """Two recordings beside each other."""
+
+    matched: bool | None = Field(description="The same procedure; null where no pairs taught what that is.")
+    same: float | None = Field(description="The probability that it is the same, at even odds.")
+    distance: float
+    partings: list[Parting]
+    path: list[tuple[float, float]] = Field(description="Seconds of A and of B that belong together.")
+
+
 class Upload(BaseModel):
     """A video that was sent; it is deleted after a while, and when the server stops."""
 
     upload: str = Field(description="Names it in later requests.")
     name: str
     bytes: int
+    duration: float = Field(description="Seconds, as the file says; 0 where it does not.")
     seconds_kept: float
 
 

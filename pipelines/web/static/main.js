@@ -1,8 +1,10 @@
 // The pages, chosen by what stands after "#": search, check, compare; its parameters are the page's state.
 import { el, get, problem } from "./dom.js";
+import { CheckPage } from "./check.js";
+import { ComparePage } from "./compare.js";
 import { SearchPage } from "./search.js";
 
-const PAGES = { search: SearchPage };
+const PAGES = { search: SearchPage, check: CheckPage, compare: ComparePage };
 const made = {};
 let about;
 let current;

@@ -145,7 +145,7 @@ export class SearchPage {
       this.acts.replaceChildren(
         act("Moments like this", () => go("search", { like: videoId, at: this.player.at.toFixed(1), ...this.filters(), video: videoId, t: this.player.at.toFixed(2) })),
         act("Same procedure", () => go("search", { same: videoId, ...this.filters(), video: videoId, t: this.player.at.toFixed(2) })),
-        act("Check it", () => go("check", { video: videoId })),
+        act("Check it", () => go("check", { video: videoId, go: 1 })),
         act("Compare it", () => go("compare", { a: videoId, b: other(this.answers, videoId) })));
       if (matchMedia("(max-width: 60rem)").matches) this.panel.scrollIntoView({ block: "start" });
     } catch (error) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import socket
 import subprocess
 import sys
@@ -26,7 +27,10 @@ ROWS = {
     EVIL: (f"{EVIL}.mp4", "8", ["take up the flask", EVIL_STEP, "put down the flask"]),
     PATH_ID: ("dora 'x'; rm.mp4", "8", ["take up the flask", EVIL_STEP, "put down the flask"]),
     "lost": ("lost.mp4", "8", ["stir", "pour the water"]),
+    "big": ("big.mp4", "8", ["stir", "pour the water"]),
 }
+SLOW = ("--upload-seconds", "4")
+BIG = 128 << 20  # bytes of nothing: no video, and more than the buffers between server and client
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +43,10 @@ def web_root(
 
     folder = tmp_path_factory.mktemp("web")
     for n, (file, _, _) in enumerate(ROWS.values()):
-        if file != "lost.mp4":
+        if file == "big.mp4":
+            with open(folder / "videos" / file, "wb") as out:
+                out.truncate(BIG)
+        elif file != "lost.mp4":
             make_mp4(folder / "videos" / file, seconds=2 + n / 2, shade=n)
     with open(folder / "mine.csv", "w", newline="") as out:
         rows = csv.writer(out)
@@ -60,7 +67,7 @@ def library(web_root: Path) -> Any:
     from stepclip.pipelines.paths import Layout
     from stepclip.pipelines.web.library import Library
 
-    return Library(Layout(web_root), device="cpu", check_seconds=60)
+    return Library(Layout(web_root), device="cpu")
 
 
 @pytest.fixture
@@ -81,8 +88,11 @@ class Server:
         program = Path(sys.executable).with_name("stepclip")
         self.log = log
         command = [str(program), "serve", "--root", str(root), "--port", "0", "--device", "cpu", *words]
+        self.folder = log.parent / "tmp"
+        self.folder.mkdir()
+        variables = {**os.environ, "TMPDIR": str(self.folder)}
         with open(log, "wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=variables)
         until = time.monotonic() + 90
         while "http://" not in log.read_text():
             assert self.process.poll() is None and time.monotonic() < until, log.read_text()
@@ -102,9 +112,20 @@ class Server:
                 continue
         return found
 
+    def uploads(self) -> list[Path]:
+        return list(self.folder.glob("stepclip-uploads-*/*"))
+
+    def threads(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
     def children(self) -> list[str]:
+        """Processes it has started, but Python's own tracker of semaphores, which ends with it."""
         tasks = Path(f"/proc/{self.process.pid}/task")
-        return [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        pids = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        said = {
+            pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in pids if Path(f"/proc/{pid}").exists()
+        }
+        return [pid for pid, command in said.items() if "resource_tracker" not in command]
 
     def stop(self) -> int:
         self.process.terminate()
@@ -114,7 +135,7 @@ class Server:
 @pytest.fixture(scope="session")
 def server(web_root: Path, library: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the slow tests (`library` first: it builds the index)."""
-    made = Server(web_root, tmp_path_factory.mktemp("serve") / "log.txt", "--max-upload", "1")
+    made = Server(web_root, tmp_path_factory.mktemp("serve") / "log.txt", "--max-upload", "1", *SLOW)
     yield made
     if made.process.poll() is None:
         made.stop()

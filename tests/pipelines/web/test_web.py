@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,13 +18,20 @@ def leftovers() -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob("stepclip-uploads-*/*"))
 
 
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Uploads of a test lie in a folder of its own."""
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
+
+
 def test_what_is_served(client: Any) -> None:
     about = client.get("/api/about").json()
-    assert (about["videos"], about["indexed"], about["most_upload"]) == (5, 4, 200_000)
+    assert (about["videos"], about["indexed"], about["most_upload"]) == (6, 4, 200_000)
     assert about["tasks"] == ["8", EVIL_TASK]
     found = client.get("/api/videos", params={"q": "passwd"}).json()
     assert [v["video_id"] for v in found["videos"]] == [PATH_ID] and found["count"] == 1
-    assert client.get("/api/videos", params={"first": 4}).json()["count"] == 5
+    assert client.get("/api/videos", params={"first": 4}).json()["count"] == 6
     assert client.get("/health").json() == {"status": "ok", "videos": 4}
 
 
@@ -50,7 +58,8 @@ def test_a_video_and_its_steps(client: Any) -> None:
         video = client.get("/api/video", params={"id": video_id}).json()
         assert video["task"] == task and [s["step"] for s in video["script"]] == steps
         there = [s for s in video["script"] if s["start"] is not None]
-        assert bool(there) == video["indexed"] == video["playable"] == (video_id != "lost")
+        assert bool(there) == video["indexed"] == (video_id not in ("lost", "big"))
+        assert video["playable"] == (video_id != "lost")
         assert all(0 <= s["start"] < s["end"] <= video["duration"] + 0.01 for s in there)
 
 
@@ -136,9 +145,9 @@ def test_uploads_come_and_go(client: Any, web_root: Path) -> None:
     assert client.delete("/api/uploads", params={"upload": token}).status_code == 204
     assert not leftovers()
     assert client.get("/media/upload", params={"upload": token}).status_code == 404
-    for _ in range(12):
-        assert client.post("/api/uploads", content=video).status_code == 201
-    assert len(leftovers()) == 8, "the oldest make room"
+    client.app.state.served.uploads.count = 2
+    tokens = [client.post("/api/uploads", content=video).json()["upload"] for _ in range(3)]
+    assert {path.stem for path in leftovers()} == set(tokens[1:]), "the oldest makes room"
 
 
 def test_oversized_and_empty_uploads(client: Any) -> None:
@@ -156,17 +165,33 @@ def test_oversized_and_empty_uploads(client: Any) -> None:
     assert not leftovers()
 
 
-def test_nothing_is_left_when_it_stops(library: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bogus_uploads(client: Any, make_audio: Any, tmp_path: Path) -> None:
+    sound = make_audio(tmp_path / "sound.mp4").read_bytes()
+    for sent in (b"<html><script>alert(1)</script>", b"\x00" * 5000, sound):
+        answer = client.post("/api/uploads", params={"name": "a.mp4"}, content=sent)
+        assert answer.status_code == 422 and answer.json()["expected"] == "a video file"
+        assert tempfile.gettempdir() not in answer.text and not leftovers()
+
+
+def test_too_long_an_upload(client: Any, web_root: Path) -> None:
+    client.app.state.served.most_minutes = 0.01
+    video = (web_root.parent / "videos" / "anna.mp4").read_bytes()
+    answer = client.post("/api/uploads", content=video)
+    assert answer.status_code == 422 and "minutes" in answer.json()["detail"] and not leftovers()
+
+
+def test_nothing_is_left_when_it_stops(
+    library: Any, web_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from fastapi.testclient import TestClient
 
     from stepclip.pipelines.web.app import create_app
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    app = create_app(library, most_upload=100)
-    with TestClient(app, base_url="http://localhost") as client:
-        client.post("/api/uploads", content=b"abc")
+    video = (web_root.parent / "videos" / "anna.mp4").read_bytes()
+    with TestClient(create_app(library), base_url="http://localhost") as client:
+        assert client.post("/api/uploads", content=video).status_code == 201
         assert leftovers()
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "uploads").iterdir())
     with TestClient(create_app(library, most_upload=0), base_url="http://localhost") as client:
         assert client.post("/api/uploads", content=b"abc").status_code in (413, 422)
         assert client.get("/api/about").json()["most_upload"] == 0
@@ -223,3 +248,42 @@ def test_a_port_that_is_taken(web_root: Path, cli: Any) -> None:
         port = taken.getsockname()[1]
         done = cli("serve", "--root", web_root, "--port", port)
     assert done.code == 2 and f"port {port}" in done.err and "--port 0" in done.err
+
+
+def test_check(client: Any, web_root: Path) -> None:
+    own = client.post("/api/check", json={"video": "anna"}).json()
+    assert [s["step"] for s in own["steps"]] == ROWS["anna"][2] and 0 <= own["wrong"] <= 1
+    for step in own["steps"]:
+        assert step["status"] in ("done", "missing", "moved") and 0 <= step["sure"] <= 1
+        assert step["start"] is None or 0 <= step["start"] < step["end"] <= own["duration"] + 0.01
+    script = {"script": "1. stir\n2. take up the flask"}
+    asked = client.post("/api/check", json={"video": "ben", **script}).json()
+    assert [s["step"] for s in asked["steps"]] == ["stir", "take up the flask"]
+    video = (web_root.parent / "videos" / "ben.mp4").read_bytes()
+    sent = client.post("/api/uploads", params={"name": "b.mp4"}, content=video).json()
+    again = client.post("/api/check", json={"upload": sent["upload"], **script}).json()
+    assert again["duration"] == asked["duration"] == pytest.approx(sent["duration"], abs=0.2)
+    compared = {"a": {"upload": sent["upload"]}, "b": {"video": "ben"}}
+    same = client.post("/api/compare", json=compared).json()
+    assert same["distance"] < 1e-3 and all(abs(a - b) < 1e-6 for a, b in same["path"])
+    other = client.post("/api/compare", json={"a": {"video": "anna"}, "b": {"video": PATH_ID}}).json()
+    assert other["distance"] > same["distance"] and other["path"] == sorted(other["path"])
+    assert client.post("/api/check", json={"upload": sent["upload"]}).status_code == 422, "no script"
+
+
+def test_an_id_is_never_opened_as_a_file(
+    client: Any, web_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What checks a video takes ids and files; the page must let no id through that names a file."""
+    shutil.copy(web_root.parent / "videos" / "anna.mp4", tmp_path / "lost")
+    monkeypatch.chdir(tmp_path)
+    answer = client.post("/api/check", json={"video": "lost"})
+    assert answer.status_code == 422 and "no features" in answer.json()["detail"]
+    for asked in (str(tmp_path / "lost"), "./lost", "nobody"):
+        assert client.post("/api/check", json={"video": asked, "script": "stir"}).status_code == 404
+        compared = {"a": {"video": "anna"}, "b": {"video": asked}}
+        assert client.post("/api/compare", json=compared).status_code == 404
+    for wrong in ({}, {"video": "anna", "upload": "x"}, {"upload": "../lost", "script": "stir"}):
+        assert client.post("/api/check", json=wrong).status_code in (404, 422)
+    long = {"video": "anna", "script": "stir\n" * 201}
+    assert client.post("/api/check", json=long).status_code == 422
