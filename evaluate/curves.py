@@ -20,9 +20,11 @@ STYLES = tuple(
     zip((BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK), ("-", "--", "-.", ":", "-", "--", "-."), strict=True)
 )
 
+BAND = 200  # resamples of a ROC curve
+
 
 def roc(results: Results) -> Picture | str:
-    """ROC curves of trained distances (thick) and controls (thin)."""
+    """ROC curves of trained distances (thick) and controls (thin); the quoted one with its 95 % band."""
     details = results.details
     if details.unmatched is None or not details.distances:
         return "ROC curves: no pairs were verified."
@@ -40,6 +42,10 @@ def roc(results: Results) -> Picture | str:
         colour, line = next(trained if row.kind == TRAINED else control, (GREY, ":"))
         alarms, hits, _ = roc_curve(details.unmatched, distances)
         label = f"{row.kind}: {row.name}  {100 * row.result.auc:.1f}"
+        if row.headline:
+            at = np.linspace(0, 1, 101)
+            low, high = roc_band(details.unmatched, distances, at)
+            ax.fill_between(100 * at, 100 * low, 100 * high, color=colour, alpha=0.18, lw=0)
         ax.plot(
             100 * alarms, 100 * hits, line, color=colour, lw=2.6 if row.kind == TRAINED else 1.5, label=label
         )
@@ -51,8 +57,27 @@ def roc(results: Results) -> Picture | str:
     return finished(
         figure,
         "Do two videos follow the same procedure?",
-        "Each curve is one distance: the higher above the grey diagonal (a coin), the better.",
+        "Each curve is one distance: the higher above the grey diagonal (a coin), the better. The band "
+        "around the quoted one holds 95 % of its curves over resampled pairs.",
     )
+
+
+def roc_band(
+    unmatched: np.ndarray, distances: np.ndarray, at: np.ndarray, resamples: int = BAND, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The share of differing pairs found (n,), its 2.5 and 97.5 % quantiles over resampled pairs, at shares
+    `at` (n,) of false alarms. Matched and unmatched pairs (P,) are drawn separately, as for the intervals."""
+    from sklearn.metrics import roc_curve
+
+    rng = np.random.default_rng(seed)
+    far, near = np.flatnonzero(unmatched), np.flatnonzero(~unmatched)
+    found = np.empty((resamples, len(at)))
+    for curve in found:
+        drawn = np.concatenate([rng.choice(far, len(far)), rng.choice(near, len(near))])
+        alarms, hits, _ = roc_curve(unmatched[drawn], distances[drawn])
+        curve[:] = np.interp(at, alarms, hits)
+    low, high = np.quantile(found, (0.025, 0.975), axis=0)
+    return low, high
 
 
 def spread(results: Results) -> Picture | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -147,6 +148,7 @@ def _about(checkpoint: Checkpoint, store: FeatureStore) -> dict[str, Any]:
 
     return {
         "stepclip": __version__,
+        "commit": _commit(),
         "recipe": checkpoint.recipe.model_dump(mode="json"),
         "step": checkpoint.step,
         "fingerprint": store.fingerprint.digest,
@@ -156,6 +158,19 @@ def _about(checkpoint: Checkpoint, store: FeatureStore) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package is run from, and whether it was changed; "" elsewhere."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One self-contained page about a run: tables with controls, ROC, training curve, alignments, provenance.
+"""One self-contained page about a run: tables with controls, curves, alignments, maps, failures, provenance.
 
 No script, no network: figures are inlined as SVG, in colours that colour-blind people can tell apart
 (Okabe-Ito, viridis), and each has its words beside it. Everything that comes from data is escaped.
@@ -10,18 +10,21 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..cache.errors import StepclipError
 from ..cache.files import write_atomically
 from .curves import by_kind, checkpoints, pseudo_labels, roc, spread, training, validation
 from .figures import Picture
+from .maps import embedding_map
 from .results import TRAINED, Results
-from .timelines import alignments, timelines
+from .timelines import Stills, alignments, timelines
 
 if TYPE_CHECKING:
     from ..cache.manifest import Manifest
     from ..cache.store import FeatureStore
+
+FAILED = 8  # videos of each reason that are named
 
 
 def write_report(
@@ -30,12 +33,15 @@ def write_report(
     store: FeatureStore | None = None,
     manifest: Manifest | None = None,
     out: str | os.PathLike[str] | None = None,
+    *,
+    stills: Stills | None = None,
 ) -> Path:
     """Write `report.html` (see `Results.file`) into the run folder, or to `out`, and return its path.
 
     `results` as `evaluate` returned them. The training curve is read from `log.jsonl` in the run folder; the
-    alignments need `store` and `manifest`. What is not at hand is left out and said so. StepclipError when
-    the folder is missing or cannot be written.
+    alignments and the failed extractions need `store` and `manifest`, the frames over the timelines `stills`.
+    What is not at hand is left out and said so. StepclipError when the folder is missing or cannot be
+    written.
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -54,7 +60,8 @@ def write_report(
         validation(run / "log.jsonl"),
         pseudo_labels(results),
         *alignments(results, store, manifest),
-        timelines(results, manifest),
+        timelines(results, manifest, stills),
+        embedding_map(results, manifest),
     ):
         if isinstance(made, Picture):
             pictures.append(made)
@@ -71,6 +78,8 @@ def write_report(
         best=_best(results),
         pictures=pictures,
         missing=missing,
+        failures=_failures(store, manifest),
+        extracted=0 if store is None else len(store),
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False),
         features=sorted(results.about.get("features", {}).items()),
         about={k: v for k, v in results.about.items() if k not in ("recipe", "features")},
@@ -78,6 +87,20 @@ def write_report(
     with write_atomically(path, "w") as file:
         file.write(page)
     return path
+
+
+def _failures(store: FeatureStore | None, manifest: Manifest | None) -> list[dict[str, Any]]:
+    """Why videos of the manifest have no features: reason, how many, the first of them; most first."""
+    if store is None or manifest is None:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for failure in store.failures():
+        if failure.video_id in manifest and failure.video_id not in store:
+            reasons.setdefault(failure.reason, []).append(failure.video_id)
+    return [
+        {"reason": reason, "count": len(videos), "some": videos[:FAILED]}
+        for reason, videos in sorted(reasons.items(), key=lambda each: (-len(each[1]), each[0]))
+    ]
 
 
 def _best(results: Results) -> list[dict[str, str]]:

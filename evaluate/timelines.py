@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from ..cache.manifest import Manifest, VideoRow
     from ..cache.store import FeatureStore
 
+# seconds of a video -> images (H, W, 3) uint8; [] where its file cannot be read
+Stills = Callable[["VideoRow", Sequence[float]], Sequence[np.ndarray]]
+
 TIMELINES = 4
 HEAT_MAPS = 2
+STRIP, WIDTH = 0.62, 6.3  # inches of a strip of frames
 
 
 def _shown(results: Results, manifest: Manifest | None, count: int) -> list[VideoRow]:
@@ -82,8 +87,8 @@ def _spans(video: VideoRow) -> np.ndarray:
     return spans if spans is not None else np.zeros((0, 2))
 
 
-def timelines(results: Results, manifest: Manifest | None) -> Picture | str:
-    """Bars of steps over time: truth, trained, raw, uniform, for a few videos."""
+def timelines(results: Results, manifest: Manifest | None, stills: Stills | None = None) -> Picture | str:
+    """Bars of steps over time, under frames of the video: truth, trained, raw, uniform, for a few videos."""
     embedded = results.details.trained
     videos = _shown(results, manifest, TIMELINES)
     if embedded is None or not videos:
@@ -91,8 +96,11 @@ def timelines(results: Results, manifest: Manifest | None) -> Picture | str:
     import matplotlib
 
     names = list(results.details.labels)
-    figure, axes = new_figure(7.2, 0.5 + len(videos) * (0.75 + 0.28 * (len(names) + 1)), len(videos))
-    for ax, video in zip(axes, videos, strict=True):
+    strips = [_strip(video, results, stills) for video in videos]
+    seen = any(strips)
+    bars = 0.75 + 0.28 * (len(names) + 1)
+    figure, axes = new_figure(7.2, 0.5 + len(videos) * (bars + STRIP * seen), len(videos))
+    for ax, video, strip in zip(axes, videos, strips, strict=True):
         i = embedded.row(video.video_id)
         times, duration = embedded.times[embedded.slice(i)], float(embedded.durations[i])
         count = len(video.steps)
@@ -107,14 +115,39 @@ def timelines(results: Results, manifest: Manifest | None) -> Picture | str:
         ax.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=9)
         ax.invert_yaxis()
         ax.set_xlim(0, max(duration, float(times[-1])))
-        ax.set_title(plain(f"{video.video_id} ({count} steps)", 60), fontsize=9, loc="left")
+        top = ax
+        if seen:
+            top = ax.inset_axes((0, 1.02, 1, STRIP / bars), sharex=ax)
+            top.set_axis_off()
+            for n, image in enumerate(strip):
+                edges = (n * ax.get_xlim()[1] / len(strip), (n + 1) * ax.get_xlim()[1] / len(strip))
+                top.imshow(image, extent=(*edges, 0, 1), aspect="auto", interpolation="bilinear")
+            top.set_xlim(ax.get_xlim())
+        top.set_title(plain(f"{video.video_id} ({count} steps)", 60), fontsize=9, loc="left")
     axes[-1].set_xlabel("seconds")
     return finished(
         figure,
         "Where the steps are",
         "One bar per step, numbered in the order of the script; gaps in the truth are idle time. The videos "
-        "are one per procedure, spread evenly, not chosen by how well they fare.",
+        "are one per procedure, spread evenly, not chosen by how well they fare."
+        + (" Each frame stands for the time below it." if seen else ""),
     )
+
+
+def _strip(video: VideoRow, results: Results, stills: Stills | None) -> list[np.ndarray]:
+    """Frames of a video at the middles of equal shares of its time, as many as fit side by side; none where
+    its file cannot be read."""
+    embedded = results.details.trained
+    if stills is None or embedded is None:
+        return []
+    i = embedded.row(video.video_id)
+    end = max(float(embedded.durations[i]), float(embedded.times[embedded.slice(i)][-1]))
+    first = stills(video, [end / 2])
+    if not first:
+        return []
+    height, width = first[0].shape[:2]
+    count = max(3, min(12, round(WIDTH / (STRIP * width / max(height, 1)))))
+    return list(stills(video, [(n + 0.5) * end / count for n in range(count)]))
 
 
 def _bars(ax: Axes, y: int, spans: np.ndarray, colours: np.ndarray) -> None:
