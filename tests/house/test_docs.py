@@ -67,7 +67,17 @@ def test_the_reference_in_the_readme_is_in_step(project_root: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/clusters.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/clusters.md",
+        "docs/search.md",
+        "docs/checking.md",
+    ],
+)
 def test_every_call_in_the_texts_exists(project_root: Path, known: dict[str, set[str]], name: str) -> None:
     for call in calls_in_code((project_root / name).read_text()):
         command, options = resolve(call, known)
