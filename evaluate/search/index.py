@@ -265,12 +265,11 @@ class SearchIndex:
             chosen = np.concatenate(every) if every else np.zeros(0, np.int64)
             return chosen, np.zeros(len(chosen))
         scores, rows = self.search_vectors("windows", steps, PER_STEP * candidates, where)
-        owner = self._owners("windows", rows)
-        places, inverse = np.unique(owner, return_inverse=True)
-        inverse = inverse.reshape(owner.shape)
-        best = np.repeat(scores[:, -1:], len(places), 1)
-        for s in range(len(scores)):
-            np.maximum.at(best[s], inverse[s], scores[s])
+        found = rows >= 0  # an approximate index may find fewer
+        places, inverse = np.unique(self._owners("windows", rows[found]), return_inverse=True)
+        last = np.where(found, scores, np.inf).min(1, initial=1.0)
+        best = np.repeat(last[:, None], len(places), 1)
+        np.maximum.at(best, (np.nonzero(found)[0], inverse), scores[found])
         mean = best.mean(0)
         order = np.argsort(-mean, kind="stable")[:candidates]
         return places[order], mean[order]

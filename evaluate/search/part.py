@@ -145,6 +145,7 @@ class Part:
 
     def allowed(self, where: Filter) -> np.ndarray | None:
         """(V,) bool: which videos may answer; None: all of them."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         if not where and not self.gone.any():
@@ -159,7 +160,8 @@ class Part:
         if where.most_seconds is not None:
             mask &= duration <= where.most_seconds
         if where.without:
-            mask &= ~np.isin(np.array(self.ids(), dtype=object), where.without)
+            named = pc.is_in(self.table["video_id"], value_set=pa.array(where.without))
+            mask &= ~named.to_numpy()
         return mask
 
     def search(

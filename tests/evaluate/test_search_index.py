@@ -217,6 +217,12 @@ def test_an_approximate_index_says_its_recall(world: World, tmp_path: Path, monk
     answers = made.search("task 1 step 2", PlantedEncoder(world), 5)
     exact = SearchIndex.open(build(world, tmp_path / "b")).search("task 1 step 2", PlantedEncoder(world), 5)
     assert [a.video_id for a in answers] == [a.video_id for a in exact]
+    # with little effort fewer moments are found than are asked for: the script's videos all the same
+    for part in made.parts:
+        part.levels["windows"].effort = 1
+    script = world.manifest["1.0-p0"].steps
+    found = made.search_script(script, PlantedEncoder(world), 3, candidates=20)
+    assert [a.procedure for a in found] == ["1.0"] * 3 and np.isfinite([a.score for a in found]).all()
     with pytest.raises(StepclipError, match="auto or one of"):
         build(world, tmp_path / "d", kind="flat")
 
