@@ -211,6 +211,7 @@ def eval_stage(
 
     paths, chosen = layout.choose_both(dataset, run)
     from ..evaluate import evaluate, write_report  # brings torch: after what needs no wait
+    from .stills import stills
 
     manifest = Manifest.read(paths.manifest)
     results = evaluate(
@@ -233,7 +234,7 @@ def eval_stage(
     results.save(chosen.folder)
     if report:
         with FeatureStore.open(paths.features) as store:
-            write_report(chosen.folder, results, store, manifest)
+            write_report(chosen.folder, results, store, manifest, stills=stills)
     return chosen, results
 
 

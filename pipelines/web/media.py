@@ -10,13 +10,11 @@ from pathlib import Path
 
 from fastapi.responses import FileResponse
 
-from ...cache.errors import StepclipError
-from ...extract.decoders import Sampling, get_decoder
+from ..stills import still
 from .library import Turns, Unknown
 
 PLAYED = {"video/mp4", "video/webm", "video/ogg", "video/quicktime", "video/x-m4v", "video/x-matroska"}
 STILLS_BYTES = 64 << 20
-WITHIN = 0.5  # seconds around the moment in which a frame is looked for
 
 
 def media_type(path: str | Path) -> str:
@@ -71,21 +69,8 @@ class Stills:
 def _still(path: str, seconds: float, height: int) -> bytes:
     from PIL import Image
 
-    from ...extract.decoders import DecodeError
-
-    decoder = get_decoder("pyav")
-    one = Sampling(frames=1)
-    try:
-        frames = decoder.decode(path, one, seconds, seconds + WITHIN, size=height)
-    except DecodeError as error:
-        if error.reason not in ("trim-outside", "no-frames") or not seconds:
-            raise
-        whole = decoder.decode(path, Sampling(frames=2), 0.0, None, size=height)
-        frames = type(whole)(whole.images[-1:], whole.times[-1:], whole.duration)
-    if not len(frames.images):
-        raise StepclipError("no frame there", "a moment of the video")
-    image = Image.fromarray(frames.images[0])
-    if image.height > height:
+    image = Image.fromarray(still(path, seconds, height))
+    if image.height > height:  # an upright video, whose short side is its width
         image = image.resize((max(1, round(image.width * height / image.height)), height))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=82)

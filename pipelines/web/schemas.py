@@ -32,7 +32,9 @@ class Step(BaseModel):
     step: str
     start: float | None = None
     end: float | None = None
-    score: float | None = Field(None, description="Mean cosine there; null for steps of the own script.")
+    score: float | None = Field(
+        default=None, description="Mean cosine there; null for steps of the own script."
+    )
 
 
 class Found(BaseModel):
@@ -80,7 +82,7 @@ class Video(Brief):
     duration: float
     trim: float = Field(description="Where the video begins in its file.")
     script: list[Step]
-    truth: list[Step] | None = Field(None, description="True times, where the manifest has them.")
+    truth: list[Step] | None = Field(default=None, description="True times, where the manifest has them.")
     playable: bool = Field(description="The file is there, and of a kind that browsers may play.")
 
 
@@ -111,8 +113,8 @@ class Where(Strict):
     task: Sentence | None = None
     procedure: Sentence | None = None
     split: Sentence | None = None
-    min_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
-    max_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    min_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class ScriptQuery(Where):
@@ -124,7 +126,7 @@ class Which(Strict):
     """A video: one of the manifest, or an upload."""
 
     video: VideoId | None = None
-    upload: str | None = Field(None, max_length=100)
+    upload: str | None = Field(default=None, max_length=100)
 
 
 class CheckQuery(Which):
