@@ -6,6 +6,7 @@ heaps, and the heaps' sizes, mean nothing. The features as they were stand besid
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 LEAST = 8  # points, under which there is no map
 VIDEOS, FRAMES = 300, 400  # points that are drawn at most
 NAMED = 21  # groups that get a colour and a mark of their own
+COLUMNS = 3  # of their names
 SEED = 0
 
 
@@ -45,18 +47,22 @@ def embedding_map(results: Results, manifest: Manifest | None) -> Picture | str:
         task, at, steps = frames
         title = f"frames of task {plain(task, 12)} by step" if task else "frames by step"
         drawn.append(([(_frames(e, at), f"{title}: {name}") for e, name in _both(raw, trained)], steps))
-    figure, _ = new_figure(7.2, 0.4 + 3.7 * len(drawn))
+    heights = []
+    for _, names in drawn:  # of the maps, and of the names below them
+        heights += [3.3, 0.16 * (1 + math.ceil(min(len(set(names)), NAMED + 1) / COLUMNS))]
+    figure, _ = new_figure(7.2, 0.3 + sum(heights))
     figure.clear()
-    axes = figure.subplots(len(drawn), 2, squeeze=False)
-    for line, (maps, colours) in zip(axes, drawn, strict=True):
-        for ax, (vectors, title) in zip(line, maps, strict=True):
-            _scatter(ax, _flat(vectors), colours)
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    for n, (maps, names) in enumerate(drawn):
+        for side, (vectors, title) in enumerate(maps):
+            ax = figure.add_subplot(grid[2 * n, side])
+            _scatter(ax, _flat(vectors), names)
             ax.set_title(title, fontsize=8, loc="left")
-        handles, labels = line[1].get_legend_handles_labels()
-        # below its row, as the names of steps are long
-        line[0].legend(
-            handles, labels, fontsize=6, ncols=3, loc="upper left", bbox_to_anchor=(0, -0.02), frameon=False,
-            handletextpad=0.2, columnspacing=0.8, markerscale=1.3,
+        below = figure.add_subplot(grid[2 * n + 1, :])
+        below.set_axis_off()
+        below.legend(
+            *ax.get_legend_handles_labels(), fontsize=6.5, ncols=COLUMNS, loc="upper left", frameon=False,
+            borderaxespad=0, handletextpad=0.2, columnspacing=1.0, markerscale=1.3,
         )  # fmt: skip
     return finished(
         figure,
@@ -132,7 +138,7 @@ def _scatter(ax: Axes, points: np.ndarray, groups: list[str]) -> None:
         here = np.array([group == name for group in groups])
         ax.plot(
             *points[here].T, "os^"[n // 7 % 3], color=colours[n % 7], ms=3.2, mew=0, alpha=0.85,
-            label=plain(name, 26) or "–",
+            label=plain(name, 38) or "–",
         )  # fmt: skip
     ax.set(xticks=[], yticks=[])
-    ax.spines[["left", "bottom"]].set_color("#cccccc")
+    ax.spines[:].set_color("#cccccc")
