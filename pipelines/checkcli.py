@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of
+from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of, told
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Encoder = Annotated[
@@ -45,7 +43,7 @@ def check(
     steps = None if script is None else read_script(script)
     from .checking import Checking
 
-    with _told(not quiet and not json_) as say:
+    with told("opening the run", not quiet and not json_) as say:
         opened = Checking.open(layout_of(root), dataset, run, encoder=encoder, device=device)
         report = opened.check(video, steps, references=references, progress=False, say=say)
     _print(report, json_)
@@ -69,7 +67,7 @@ def compare(
     """
     from .checking import Checking
 
-    with _told(not quiet and not json_) as say:
+    with told("opening the run", not quiet and not json_) as say:
         opened = Checking.open(layout_of(root), dataset, run, encoder=encoder, device=device)
         found = opened.compare(a, b, progress=False, say=say)
     _print(found, json_)
@@ -81,14 +79,3 @@ def _print(found: Any, as_json: bool) -> None:
         typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
         console().print(found)
-
-
-@contextmanager
-def _told(shown: bool) -> Iterator[Callable[[str], None]]:
-    """Says what is done while it lasts."""
-    from rich.console import Console
-    from rich.status import Status
-
-    status = Status("opening the run", console=Console(stderr=True, quiet=not shown))
-    with status:
-        yield lambda text: status.update(text)

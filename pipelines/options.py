@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +51,16 @@ def console() -> Any:
 
     # a pipe or a log file gets whole lines, not those of an 80-column terminal
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+@contextmanager
+def told(first: str, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done, while it lasts; call what it gives with the next thing."""
+    from rich.console import Console
+    from rich.status import Status
+
+    with Status(first, console=Console(stderr=True, quiet=not shown)) as status:
+        yield lambda text: status.update(text)
 
 
 class Retrying(TyperCommand):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..cache.errors import StepclipError
-from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of
+from .options import HERE, Dataset, Device, Quiet, Root, Run, console, layout_of, told
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -104,25 +104,36 @@ def index_build(
     ] = None,
     root: Root = HERE,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Build the index anew, in place of an earlier one. An approximate one prints its recall."""
     from .searching import index_stage
 
     size = None if memory is None else memory * 2**30
-    layout = layout_of(root)
-    typer.echo(
-        index_stage(layout, dataset, run, split, kind=kind, memory=size, device=device, say=typer.echo)
-    )
+    said: list[str] = []
+    with told("embedding and indexing the videos", not quiet):
+        folder = index_stage(
+            layout_of(root), dataset, run, split, kind=kind, memory=size, device=device, say=said.append
+        )
+    for line in said:
+        typer.echo(line)
+    typer.echo(folder)
 
 
 @index_app.command("add")
 def index_add(
-    dataset: Dataset = None, run: Run = None, split: Split = None, root: Root = HERE, device: Device = "auto"
+    dataset: Dataset = None,
+    run: Run = None,
+    split: Split = None,
+    root: Root = HERE,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Add the videos of the cache that the index lacks; nothing else is built again."""
     from .searching import add_stage
 
-    folder, added = add_stage(layout_of(root), dataset, run, split, device=device, say=typer.echo)
+    with told("embedding and indexing the new videos", not quiet):
+        folder, added = add_stage(layout_of(root), dataset, run, split, device=device)
     typer.echo(f"{len(added)} videos added to {folder}")
 
 

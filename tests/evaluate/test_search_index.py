@@ -185,6 +185,22 @@ def test_kinds_find_what_exact_search_finds(clustered, kind: str, tmp_path: Path
     assert len(real) and ((real >= 100) & (real < 160)).all()
 
 
+def test_a_gpu_takes_what_it_can(clustered, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """With faiss-gpu and a GPU in sight the index goes there, a graph stays; without, nothing changes."""
+    x, _ = clustered
+    moved: list[Any] = []
+    for kind in ("exact", "hnsw"):
+        made = make_level(x[:3000], kind)
+        save_level(made, tmp_path, kind)
+        assert len(open_level(tmp_path, kind, made.about(), gpu=True)) == 3000 and not moved
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda i: moved.append(i) or i, raising=False)
+    for kind in ("exact", "hnsw"):
+        about = make_level(x[:3000], kind).about()
+        assert len(open_level(tmp_path, kind, about, gpu=True)) == 3000
+    assert [type(index) for index in moved] == [faiss.IndexFlatIP]
+
+
 def test_a_level_that_is_added_to_keeps_its_training(clustered, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     x, queries = clustered
     first = make_level(x[:4000], "ivf", queries)
