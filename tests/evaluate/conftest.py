@@ -11,6 +11,7 @@ import torch
 
 from stepclip.cache.errors import StepclipError
 from stepclip.cache.fingerprint import Fingerprint
+from stepclip.cache.layout import Failure
 from stepclip.cache.manifest import Manifest, MatchRow, Pair, VideoRow
 from stepclip.cache.packed import PackedFeatures
 from stepclip.cache.store import FrameFeatures
@@ -32,6 +33,7 @@ class MemoryStore:
         self.video_ids = tuple(frames)
         self.dim = self.text_dim = DIM
         self.dtype = "float16"
+        self.failed: list[Failure] = []
 
     def length(self, video_id: str) -> int:
         return len(self.frames[video_id])
@@ -45,6 +47,9 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def failures(self) -> list[Failure]:
+        return self.failed
 
     def has_text(self, string: str, kind: str) -> bool:
         return f"{kind}:{string}" in self.texts
