@@ -24,7 +24,7 @@ DISTRIBUTION = {  # module -> distribution, where the names differ
     "lightning_fabric": "lightning-fabric",
     "av": "av", "ffmpeg": "ffmpeg-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
     "faiss": "faiss-cpu", "clip": "openai-clip", "imageio_ffmpeg": "imageio-ffmpeg", "distributed": "dask",
-    "huggingface_hub": "huggingface-hub",
+    "huggingface_hub": "huggingface-hub", "prometheus_client": "prometheus-client",
 }  # fmt: skip
 
 
