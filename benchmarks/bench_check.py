@@ -5,8 +5,9 @@
 Renders, extracts and trains (recipe stepclip-weaksvr) under ROOT what is not there. All figures are of the
 test split: people and tasks that were not trained on. Writes check.json, check.md and check.svg into OUT.
 
-- Scripts: each test script is searched among all test videos, and among the videos of its task that hold the
-  same steps in other orders. Vectors alone against the ordered re-ranking.
+- Scripts: each test script is searched among all test videos, among the videos of its task that hold the same
+  steps in three orders, and among the three of those by one person. Vectors alone against the ordered
+  re-ranking.
 - Faults: of each test recording one of each kind is made by cutting its frames at the true step borders: a
   step left out, two exchanged, one repeated, a strange one put in; and it is kept sound. `check` is fitted on
   the training recordings, from their scripts alone. Recordings used as references are of other people.
@@ -65,6 +66,7 @@ def script_search(ways: dict[str, Embedded], raw: Embedded, store: Any, videos: 
     task = {v.steps: v.task for v in videos}
     orders = np.array([kind[v.steps] in ("1", "2", "3") for v in videos])
     of_task = np.array([v.task for v in videos])
+    who = np.array([person(v.video_id) for v in videos])
     scores: dict[str, np.ndarray] = {}
     trained = ways["trained"]
     paragraph = trained.texts(store, list(queries.paragraphs), "paragraph")
@@ -84,19 +86,24 @@ def script_search(ways: dict[str, Embedded], raw: Embedded, store: Any, videos: 
     rows = []
     for name, table in scores.items():
         whole = retrieve(table, queries.relevant)
-        inside = []
+        inside, lists = [], []
         for q, script in enumerate(queries.scripts):
             if kind[script] in ("1", "2", "3"):
                 gallery = orders & (of_task == task[script])
                 inside.append(retrieve(table[q : q + 1, gallery], queries.relevant[q : q + 1, gallery]))
+                for each in dict.fromkeys(who[gallery]):
+                    three = gallery & (who == each)
+                    lists.append(retrieve(table[q : q + 1, three], queries.relevant[q : q + 1, three]).r1)
         rows.append(
             {
                 "name": name, "r1": whole.r1, "r5": whole.r5, "mrr": whole.mrr,
                 "orders_r1": float(np.mean([r.r1 for r in inside])),
                 "orders_mrr": float(np.mean([r.mrr for r in inside])),
+                "lists_r1": float(np.mean(lists)),
             }
         )  # fmt: skip
-    return {"queries": len(queries.scripts), "gallery": len(videos), "orders": len(inside), "rows": rows}
+    counts = {"queries": len(queries.scripts), "gallery": len(videos), "orders": len(inside)}
+    return {**counts, "lists": len(lists), "rows": rows}
 
 
 # ---- faults
