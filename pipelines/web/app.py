@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -58,7 +57,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.served = Served(library, uploads, most_upload, most_minutes, max(1, os.cpu_count() or 1))
+    app.state.served = Served(library, uploads, most_upload, most_minutes)
     app.state.metrics = metrics
     for router in (api, media, plain):
         app.include_router(router)

@@ -17,6 +17,7 @@ from ...evaluate.search import Answer, Filter
 from ..checking import Checking, Texts
 from ..paths import Layout
 from ..searching import load_text_encoder, open_index
+from .together import Together
 
 if TYPE_CHECKING:
     from ...evaluate.checking import CheckReport, Comparison
@@ -105,6 +106,7 @@ class Library:
             layout, self.paths.name, self.run.name, encoder=encoder, device=device
         )
         self._checking: Checking | None = None
+        setattr(self.index, "search_vectors", Together(self.index.search_vectors))  # noqa: B010
         self.manifest = Manifest.read(self.paths.manifest)
         self.encoder = KeptEncoder(load_text_encoder(self.paths, encoder, device))
         self.index.check(self.encoder)
@@ -130,7 +132,7 @@ class Library:
     def row(self, video_id: str) -> VideoRow:
         """The manifest's row; `Unknown` for an id that is not in it. No path of a caller is ever opened."""
         if video_id not in self.manifest:
-            hint = nearest(video_id, [row.video_id for row in self.manifest.videos[:5000]])
+            hint = nearest(video_id, [row.video_id for row in self.manifest.videos[:1000]])
             raise Unknown(
                 f"no video {video_id!r} here{hint}", f"one of the {len(self.manifest)} that are served"
             )

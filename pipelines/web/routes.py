@@ -31,12 +31,12 @@ class Served:
     """What the routes share, at `app.state.served`."""
 
     def __init__(
-        self, library: Library, uploads: Uploads | None, most_upload: int, most_minutes: float, cores: int
+        self, library: Library, uploads: Uploads | None, most_upload: int, most_minutes: float
     ) -> None:
         self.library, self.uploads = library, uploads
         self.most_upload, self.most_minutes = most_upload, most_minutes
         self.stills = Stills()
-        self.searches = Turns(at_once=cores, waiting=1000)
+        self.searches = Turns(at_once=64, waiting=1000)  # they are answered together, see together.py
         self.checks = Turns(at_once=1, waiting=8)
 
     def need_uploads(self) -> Uploads:
