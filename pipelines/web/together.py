@@ -23,8 +23,8 @@ class _Waiting:
 
 
 class Together:
-    """Stands for `search_vectors(level, queries, top, where)`. Nobody is waited for: the first caller's search
-    runs alone; those who come meanwhile are then answered in one batch, by one of them."""
+    """Stands for `search_vectors(level, queries, top, where)`. Nobody is waited for: the first caller's
+    search runs alone; those who come meanwhile are then answered in one batch, by one of them."""
 
     def __init__(self, search: Search, most: int = 64) -> None:
         self._search, self._most = search, most
