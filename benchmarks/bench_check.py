@@ -21,6 +21,7 @@ F1 of reporting every step.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +54,8 @@ Embed = Callable[[Any, Sequence[str]], Embedded]
 
 
 def person(video_id: str) -> str:
-    return video_id.partition("|")[0].rpartition("/")[2]
+    """Who performs: the end of the id, 10.1/test00 or 10.1-test00; a fault's name behind | does not count."""
+    return re.split("[/-]", video_id.partition("|")[0])[-1]
 
 
 # ---- scripts
@@ -93,6 +95,8 @@ def script_search(ways: dict[str, Embedded], raw: Embedded, store: Any, videos: 
                 inside.append(retrieve(table[q : q + 1, gallery], queries.relevant[q : q + 1, gallery]))
                 for each in dict.fromkeys(who[gallery]):
                     three = gallery & (who == each)
+                    if not queries.relevant[q, three].any():
+                        continue
                     lists.append(retrieve(table[q : q + 1, three], queries.relevant[q : q + 1, three]).r1)
         rows.append(
             {
