@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,9 @@ class Library:
         for video_id in self.indexed:
             self.index.row(video_id)  # makes the index's table of ids, before threads ask for it
             break
-        self._words = [f"{row.video_id}\n{row.task}\n{row.procedure}".lower() for row in self.manifest]
+        words = [f"{row.video_id}\n{row.task}\n{row.procedure}".lower() for row in self.manifest]
+        self._words = "\0".join(words)  # in one piece, so that looking through them is one call
+        self._starts = list(accumulate((len(each) + 1 for each in words), initial=0))
 
     def warm(self) -> None:
         """Ask once for everything, so that the first visitor does not wait for what is compiled or loaded."""
@@ -140,9 +144,19 @@ class Library:
 
     def videos(self, words: str = "", first: int = 0, count: int = 50) -> tuple[list[VideoRow], int]:
         """Videos whose id, task or procedure holds all of `words`, from `first` on; how many there are."""
-        asked = words.lower().split()
-        found = [i for i, known in enumerate(self._words) if all(word in known for word in asked)]
+        asked = sorted(words.lower().replace("\0", " ").split(), key=len)
+        found: Sequence[int] = range(len(self.manifest)) if not asked else list(self._holding(asked))
         return [self.manifest.videos[i] for i in found[first : first + count]], len(found)
+
+    def _holding(self, asked: Sequence[str]) -> Iterator[int]:
+        """The places of the videos that hold every word; the last of them, the longest, is looked for."""
+        at = self._words.find(asked[-1])
+        while at >= 0:
+            i = bisect_right(self._starts, at) - 1
+            start, end = self._starts[i], self._starts[i + 1]
+            if all(self._words.find(word, start, end) >= 0 for word in asked[:-1]):
+                yield i
+            at = self._words.find(asked[-1], end)
 
     def spans(self, video_id: str) -> list[tuple[float, float] | None]:
         """Where the index puts each step of a video's own script, seconds of the file; None where it is in no

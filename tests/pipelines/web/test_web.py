@@ -32,6 +32,28 @@ def test_what_is_served(client: Any) -> None:
     found = client.get("/api/videos", params={"q": "passwd"}).json()
     assert [v["video_id"] for v in found["videos"]] == [PATH_ID] and found["count"] == 1
     assert client.get("/api/videos", params={"first": 4}).json()["count"] == 6
+    known = [f"{v.video_id} {v.task} {v.procedure}".lower() for v in client.app.state.served.library.manifest]
+    for asked in (
+        "",
+        "AN",
+        "lost 8",
+        "8 big lost",
+        "\0",
+        "8 o",
+        "etc 8",
+        "\n",
+        "a",
+        "p 8 a",
+        "nothing like it",
+    ):
+        words = asked.lower().replace("\0", " ").split()
+        expected = [
+            name for name, text in zip(ROWS, known, strict=True) if all(word in text for word in words)
+        ]
+        listed = client.get("/api/videos", params={"q": asked}).json()
+        assert [v["video_id"] for v in listed["videos"]] == expected and listed["count"] == len(expected), (
+            asked
+        )
     assert client.get("/health").json() == {"status": "ok", "videos": 4}
 
 
