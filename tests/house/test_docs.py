@@ -74,6 +74,7 @@ def test_the_reference_in_the_readme_is_in_step(project_root: Path) -> None:
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/clusters.md",
+        "docs/real-data.md",
         "docs/search.md",
         "docs/checking.md",
     ],
