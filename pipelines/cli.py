@@ -214,7 +214,10 @@ def train(
     dataset: Dataset = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A name (`stepclip recipes`) or a YAML file.", show_default="weaksvr-corrected"),
+        typer.Option(
+            help="A name (`stepclip recipes`) or a YAML file.",
+            show_default="the dataset's own, else weaksvr-corrected",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
