@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .embed import Embedded
 
 LEAST = 8  # points, under which there is no map
-VIDEOS, FRAMES = 300, 400  # points that are drawn at most
+VIDEOS, FRAMES = 250, 250  # points that are drawn at most
 NAMED = 21  # groups that get a colour and a mark of their own
 COLUMNS = 3  # of their names
 SEED = 0
@@ -119,7 +119,7 @@ def _flat(vectors: np.ndarray) -> np.ndarray:
     if np.ptp(unit, axis=0).max() < 1e-6:  # all the same
         return np.zeros((len(unit), 2))
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    made = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=500)
+    made = TSNE(perplexity=perplexity, init="pca", random_state=SEED, max_iter=400)
     flat: np.ndarray = made.fit_transform(unit.astype(np.float64))
     return flat
 

@@ -1,0 +1,237 @@
+"""How fast the web page answers: `stepclip serve` over many videos, asked by many clients at once.
+
+    .venv/bin/python benchmarks/bench_serve.py            # 100,000 videos of 10 moments, 20 clients; 3 GB
+    .venv/bin/python benchmarks/bench_serve.py --quick    # a tenth, for a look
+
+The moments are searched exactly, and by an approximate index (ivf). The vectors are made (unit, at random
+around 20,000 centres); the sentences are the bench's, encoded by the embedded encoder; everything between is
+the real command: HTTP, search, answers. Each client asks again when it was answered, with no pause.
+serve.json: milliseconds at the median, the 95th and the 99th percentile, by kind of request; and the server's
+processor time per request, which a busy machine changes little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import torch
+
+from stepclip.cache.files import write_json
+from stepclip.cache.manifest import Manifest, VideoRow
+from stepclip.evaluate.embed import Embedded
+from stepclip.evaluate.search.build import SCHEMA
+from stepclip.evaluate.search.kinds import make_level
+from stepclip.evaluate.search.ordered import WINDOWS, Windows
+from stepclip.evaluate.search.part import write_part
+from stepclip.evaluate.search.vectors import Vectors
+from stepclip.extract.encoders import load_encoder
+
+try:  # beside it, or as a module
+    from machine import machine
+except ImportError:
+    from benchmarks.machine import machine
+
+HERE = Path(__file__).parent
+TARGET = 200.0  # milliseconds at the 95th percentile
+VERBS = ("stir", "pour", "take up", "put down", "shake", "cool", "wipe", "cover", "label", "heat")
+COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "white", "black")
+THINGS = ("flask", "beaker", "cylinder", "bowl", "jar", "bottle", "test tube", "dropper", "rod", "spoon")
+SENTENCES = [f"{verb} the {colour} {thing}" for verb in VERBS for colour in COLOURS for thing in THINGS]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_root(root: Path, videos: int, moments: int, kind: str = "exact", seed: int = 0) -> Path:
+    """A root whose manifest and index hold `videos` that do not exist; the index's folder."""
+    encoder = load_encoder("embedded", device="cpu")
+    dim = len(encoder.encode_texts(["stir"])[0])
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(20_000, dim)))
+    x = np.empty((videos * moments, dim), np.float32)
+    for first in range(0, len(x), 100_000):
+        part = x[first : first + 100_000]
+        part[:] = unit(
+            centres[rng.integers(len(centres), size=len(part))] + rng.normal(size=part.shape) / dim**0.5
+        )
+    scripts = [tuple(rng.choice(SENTENCES, 8)) for _ in range(500)]
+    rows = tuple(
+        VideoRow(
+            f"{i % 500}/{i:07d}",
+            f"/nowhere/{i}.mp4",
+            str(i % 50),
+            str(i % 500),
+            "test",
+            steps=scripts[i % 500],
+        )
+        for i in range(videos)
+    )
+    manifest = Manifest(rows, name="made")
+    manifest.write(root / "data" / "made" / "manifest")
+    write_json(root / "data" / "made" / "extraction.json", {"encoder": "embedded", "precision": "fp32"})
+    write_json(root / "runs" / "made" / "source.json", {"dataset": "made"})
+    (root / "runs" / "made" / "checkpoints").mkdir()
+    embedded = Embedded(
+        "made", tuple(row.video_id for row in rows), torch.zeros(videos, 0), torch.zeros(len(x), 0),
+        np.tile(np.arange(moments, dtype=float), videos), np.arange(videos + 1) * moments,
+        np.full(videos, float(moments)),
+    )  # fmt: skip
+    labels = [np.arange(moments) * 8 // moments] * videos
+    steps = make_level(np.zeros((0, dim), np.float32), "exact")
+    means = unit(x.reshape(videos, moments, dim).mean(1))
+    windows = Windows(torch.zeros(videos * WINDOWS, 1, dtype=torch.bfloat16), np.arange(videos + 1) * WINDOWS)
+    made = Vectors(
+        embedded, {}, windows, labels, [np.zeros(0, np.int64)] * videos, [np.zeros((0, 2))] * videos
+    )
+    tuned_on = unit(np.asarray(encoder.encode_texts(SENTENCES), np.float32))
+    whole = make_level(x, kind, None if kind == "exact" else tuned_on)
+    levels = {"videos": make_level(means, "exact"), "windows": whole, "steps": steps}
+    folder = root / "indexes" / "made"
+    write_part(folder / "parts" / "0000", made, levels, manifest)
+    about = {
+        "schema": SCHEMA, "fingerprint": encoder.fields(), "checkpoint": "", "recipe": None, "step": None,
+        "kind": kind, "spaces": {"videos": "raw", "windows": "raw", "ordered": "raw", "texts": True},
+        "model_embeds_texts": False, "window_seconds": 1.0, "parts": {"0000": {"gone": []}},
+    }  # fmt: skip
+    write_json(folder / "meta.json", about)
+    return folder
+
+
+def ask(port: int, until: float, seed: int, kinds: dict[str, Any], out: list[tuple[str, float, int]]) -> None:
+    """One client: asks without a pause until then; (kind, milliseconds, status) of each."""
+    rng = random.Random(seed)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    while time.monotonic() < until:
+        kind = rng.choice(list(kinds))
+        path, params = kinds[kind](rng)
+        began = time.perf_counter()
+        connection.request("GET", f"{path}?{urlencode(params)}")
+        answer = connection.getresponse()
+        answer.read()
+        out.append((kind, 1000 * (time.perf_counter() - began), answer.status))
+    connection.close()
+
+
+def processor_seconds(pid: int) -> float:
+    """Of a process and its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(
+    root: Path, videos: int, moments: int, clients: int, seconds: float, kind: str = "exact"
+) -> dict[str, Any]:
+    """Serve the made videos and ask; the result, as saved."""
+    folder = make_root(root, videos, moments, kind)
+    program = Path(sys.executable).with_name("stepclip")
+    log = root / "log.txt"
+    command = [
+        str(program),
+        "serve",
+        "--root",
+        str(root),
+        "--index",
+        str(folder),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    with open(log, "wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 300
+        while "http://" not in log.read_text():
+            if server.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"the server did not start:\n{log.read_text()}")
+            time.sleep(0.2)
+        port = int(
+            next(word for word in log.read_text().split() if word.startswith("http")).rpartition(":")[2]
+        )
+        kinds: dict[str, Any] = {
+            "a moment": lambda rng: ("/api/search", {"q": rng.choice(SENTENCES), "top": 24}),
+            "a whole video": lambda rng: (
+                "/api/search",
+                {"q": rng.choice(SENTENCES), "by": "video", "top": 24},
+            ),
+            "one video's steps": lambda rng: (
+                "/api/video",
+                {"id": f"{(i := rng.randrange(videos)) % 500}/{i:07d}"},
+            ),
+            "a list of videos": lambda rng: ("/api/videos", {"q": rng.randrange(500), "count": 30}),
+        }
+        found: list[tuple[str, float, int]] = []
+        for warm in (True, False):
+            found.clear()
+            until = time.monotonic() + (2 if warm else seconds)
+            threads = [
+                threading.Thread(target=ask, args=(port, until, n, kinds, found)) for n in range(clients)
+            ]
+            load, before = os.getloadavg()[0], processor_seconds(server.pid)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        spent = processor_seconds(server.pid) - before
+        memory = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        server.terminate()
+        server.wait(60)
+    wrong = [status for _, _, status in found if status != 200]
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {len(found)} were not answered: {sorted(set(wrong))}")
+
+    def figures(taken: list[float]) -> dict[str, float]:
+        return {f"p{p}": round(float(np.percentile(taken, p)), 1) for p in (50, 95, 99)} | {
+            "count": len(taken)
+        }
+
+    return {
+        "kind": kind, "videos": videos, "moments": videos * moments, "clients": clients, "seconds": seconds,
+        "requests_per_second": round(len(found) / seconds, 1), "memory_gib": round(memory / 2**30, 2),
+        "processor_ms_per_request": round(1000 * spent / len(found), 1),
+        "all": figures([taken for _, taken, _ in found]), "target_p95": TARGET, "load_before": round(load, 1),
+        "kinds": {kind: figures([t for k, t, _ in found if k == kind]) for kind in kinds},
+        "machine": machine("fastapi", "uvicorn", "numpy"),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--videos", type=int, default=100_000)
+    parser.add_argument("--moments", type=int, default=10)
+    parser.add_argument("--kind", default="exact,ivf", help="of the index of moments; the videos' is exact")
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    videos = given.videos // 10 if given.quick else given.videos
+    results = {}
+    for kind in given.kind.split(","):
+        root = Path(tempfile.mkdtemp(prefix="stepclip-bench-serve-"))
+        try:
+            results[kind] = run(root, videos, given.moments, given.clients, given.seconds, kind)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+        print(json.dumps(results[kind], indent=2), flush=True)
+        write_json(given.out / "serve.json", results)
+
+
+if __name__ == "__main__":
+    main()
