@@ -33,13 +33,15 @@ KEPT = ("uniform",)  # of the controls: it depends on how many frames a view has
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table: a recipe and what is changed in it. `labels`: it trains on pseudo-labels."""
+    """A line of the table: a recipe and what is changed in it. `labels`: it trains on pseudo-labels.
+    `every_table`: it is measured on the tasks of the other methods, too."""
 
     group: str
     name: str
     recipe: str
     changed: tuple[str, ...] = field(default_factory=tuple)
     labels: bool = True
+    every_table: bool = False
 
     @property
     def run(self) -> str:
@@ -99,7 +101,7 @@ def one(layout: Any, entry: Entry, seed: int) -> dict[str, Any]:
     changed = [*entry.changed, f"seed={seed}", "train.keep=1"]
     train_stage(layout, DATASET, entry.recipe, run.name, changed, overwrite=True)
     trained = time.process_time()
-    _, found = eval_stage(layout, DATASET, run.name, report=False)
+    _, found = eval_stage(layout, DATASET, run.name, report=False, every_table=entry.every_table)
     spent = {"train": round(trained - began, 1), "evaluate": round(time.process_time() - trained, 1)}
     shutil.rmtree(run.folder / "checkpoints")  # some GB of all runs together
     write_json(kept, {"asked": asked, "seconds": spent})

@@ -19,7 +19,7 @@ from bench_benchlab import Entry, run
 HERE = Path(__file__).parent
 JOINT = "stepclip"
 ENTRIES = tuple(
-    Entry("joint", name, name, labels=False)
+    Entry("joint", name, name, labels=False, every_table=True)
     for name in ("stepclip-weaksvr", "stepclip-tempclr", "stepclip-carl", JOINT)
 )
 # head of the column, whose task, part of the results, key
