@@ -124,6 +124,13 @@ def test_each_frame_of_a_batch_has_its_own_label(made):
     assert (data.labels.argmax(1) == truth).float().mean() > 0.9
 
 
+def test_what_does_not_fit_is_refused(made, recipe_with, tmp_path, monkeypatch):
+    monkeypatch.setattr("stepclip.train.weaksvr.batches.free_memory", lambda device: 1 << 17)
+    with pytest.raises(StepclipError, match="soft-prior"):
+        fit(recipe_with("loss.labels=corpus"), made.store, made.manifest, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_trains_on_them_and_goes_on_to_the_same_weights(made, recipe_with, tmp_path):
     recipe = recipe_with("loss.labels=corpus", "data.val_tasks=1")
     whole = fit(recipe, made.store, made.manifest, tmp_path / "whole", progress=False)

@@ -29,6 +29,7 @@ from .frame_sentence import frame_log_p
 from .unit import unit
 
 CHUNK = 64  # videos at a time
+BYTES = 30  # of memory, for each number of the features
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def corpus_labels(
 
     `features` (N, D) raw frames of V videos, video v in rows `offsets[v]` to `offsets[v + 1]` (V + 1,);
     `scripts` (V, K) int64 places in `sentences` (C, E), the first `lengths` (V,) of each row count. Without
-    E = D the text says nothing, and all that is known at the start is that steps last alike. Takes some 30 D
-    bytes of memory a frame.
+    E = D the text says nothing, and all that is known at the start is that steps last alike. Takes some
+    `BYTES` D bytes of memory a frame.
     """
     fit = fit or CorpusFit()
     parts = torch.arange(fit.parts, device=scripts.device)

@@ -13,7 +13,8 @@ from torch import Tensor
 from ...cache.errors import StepclipError
 from ...cache.manifest import VideoRow
 from ...cache.store import FeatureStore
-from ..features import Features, Spread, spread
+from ..features import SHARE, Features, Spread, free_memory, spread
+from ..losses.corpus_labels import BYTES as CORPUS_BYTES
 from ..losses.corpus_labels import corpus_labels
 from ..method import digest_of
 from .sampling import rows_from_draws
@@ -140,8 +141,18 @@ class TrainingSet:
         return spread(self.packed, self._progress)
 
     def learn_labels(self) -> None:
-        """Pseudo-labels of every frame, from all videos together (`losses/corpus_labels.py`)."""
+        """Pseudo-labels of every frame, from all videos together: `losses/corpus_labels.py`.
+
+        StepclipError where memory is too small for it."""
         every = torch.arange(int(self.packed.offsets[-1]), device=self.device)
+        size = CORPUS_BYTES * len(every) * self.packed.gather(every[:1]).shape[1]
+        free = free_memory(self.device)
+        if free is not None and size > SHARE * free:
+            raise StepclipError(
+                f"loss.labels = corpus takes {size >> 20} MB, and {free >> 20} MB of memory are free",
+                "room for all frames at once",
+                "stepclip train --set loss.labels=soft-prior, or extract fewer frames a second",
+            )
         self.labels = corpus_labels(
             self.packed.gather(every), self.packed.offsets, self.table, self.step_lengths, self.sentences
         )
