@@ -277,12 +277,13 @@ def frame_rows(
     *,
     seed: int = 0,
     controls: bool = True,
+    bare: bool = True,
     linear: bool = True,
     shares: Sequence[float] = SHARES,
     step: Callable[[int], None] | None = None,
 ) -> list[Row]:
-    """The trained row, then (with `controls`) those that know the features, the time, or both, the model
-    without content, and noise. `fit`: of the training split, where the plan fits there."""
+    """The trained row, then (with `controls`) those that know the features, the time, or both, then (with
+    `bare`) the model without content, and noise. `fit`: of the training split, where the plan fits there."""
     stride, everything = frame_stride(test.raw), (fit or test).raw.frames.float()
     spread = everything.mean(0).cpu().numpy(), everything.std(0).clamp(min=1e-6).cpu().numpy()
 
@@ -305,7 +306,8 @@ def frame_rows(
     for name in CONTROLS if controls else ():
         rows.append(row(name, CONTROL, partial(_control, name, spread)))
     # rounded: what is equal up to the order of a sum must tie
-    rows.append(row("content-free", CONTROL, lambda sets: unit_rows(sets.bare.frames).round(5)))
+    if bare:
+        rows.append(row("content-free", CONTROL, lambda sets: unit_rows(sets.bare.frames).round(5)))
     if controls:
         rows.append(row("chance", CHANCE, noise))
     return rows
