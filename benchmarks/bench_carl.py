@@ -4,7 +4,7 @@
 
 ROOT holds data/benchlab, extracted (`stepclip demo` or `stepclip extract --dataset benchlab`, 2 frames/s). A
 phase is a step; classifiers are fitted in folds over the people of the test split, none of whom any model has
-seen. Each recipe is trained with each seed, all with an encoder of one size, for equally many steps on equally
+seen. Each recipe is trained with each seed, all with encoders of one size, for equally many steps on equally
 long views; what learns nothing, and each model without content, is measured once. With --gtea also on GTEA's
 splits 1 and 2: phases are its ten actions, classifiers fitted on the training split. What is done already is
 kept in ROOT/carl-SET.json, and not done again. Writes carl.json, .md and .svg beside this script.
