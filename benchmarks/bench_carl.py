@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from carl_report import save
 from machine import machine
+from readme import put
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -168,7 +169,10 @@ def main() -> None:
         places = [where for where in places if where.name == args.only]
     records = run(args.root, places, args.methods, args.quick)
     save({"records": records, "machine": machine("torch", "scikit-learn")}, args.out)
-    print((args.out / "carl.md").read_text())
+    text = (args.out / "carl.md").read_text()
+    if args.out == HERE:
+        put("carl", text.replace("## ", "### "), HERE.parent / "docs" / "results.md")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-MODULES = ("bench_carl", "carl_report", "bench_carl_speed", "carl_literal", "machine", "rounds")
+MODULES = ("bench_carl", "carl_report", "readme", "bench_carl_speed", "carl_literal", "machine", "rounds")
 
 
 @pytest.fixture
