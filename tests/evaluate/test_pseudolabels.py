@@ -103,6 +103,10 @@ def test_the_table_has_the_training_videos_and_their_controls(world: World) -> N
     assert rows["visit-all"].train.videos == 12 and rows["visit-all"].split.videos == 24
     assert rows["raw visit-all"] == rows["visit-all"]  # the perfect model passes its frames through
     assert rows["chance"].split.frame_accuracy < rows["uniform"].split.frame_accuracy
+    learned = rows["corpus"]  # of each column's own videos: another model, if any, changes nothing
+    assert learned.train.frame_accuracy > 0.9 and learned.split.frame_accuracy > 0.9
+    other = evaluate(planted(world, "random"), world.store, manifest, device="cpu", progress=False)
+    assert by_name(other.pseudo_labels)["corpus"] == learned
     blind = evaluate(
         planted(world, "perfect"), world.store, manifest.without_truth(), device="cpu", progress=False
     )
