@@ -33,7 +33,7 @@ from stepclip.evaluate.embed import Embedded
 from stepclip.evaluate.search import SearchIndex, load_faiss
 from stepclip.evaluate.search.build import SCHEMA
 from stepclip.evaluate.search.kinds import Level, make_level, recall, tune
-from stepclip.evaluate.search.ordered import WINDOWS, Windows, coarse, script_order
+from stepclip.evaluate.search.ordered import CHUNK, WINDOWS, Windows, coarse, script_order
 from stepclip.evaluate.search.part import write_part
 from stepclip.evaluate.search.vectors import Vectors
 
@@ -224,11 +224,22 @@ def re_ranking(sizes: Sizes) -> dict[str, Any]:
         action()
         return 1e3 * (time.process_time() - began)
 
+    blocks, place = windows.rows.view(videos, -1), torch.as_tensor(chosen)
+    buffer = torch.empty(CHUNK, blocks.shape[1], dtype=torch.bfloat16)
+
+    size = chosen.size * WINDOWS * sizes.dim * 2 / 1e6
+
+    def read() -> None:
+        for first in range(0, len(place), CHUNK):
+            part = place[first : first + CHUNK]
+            torch.index_select(blocks, 0, part, out=buffer[: len(part)])
+
     found = in_turn(
         2 * sizes.rounds + 1,
         {
+            f"reading their windows alone, {size:.0f} MB": lambda: timed(read),
             "all candidates, bfloat16": lambda: timed(lambda: coarse(windows, chosen, steps)),
-            "and the best 32 again, float32": lambda: timed(lambda: script_order(windows, chosen, steps, 5)),
+            "and the best 16 again, float32": lambda: timed(lambda: script_order(windows, chosen, steps, 5)),
         },
     )
     return {

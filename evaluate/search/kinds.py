@@ -15,6 +15,7 @@ the ten nearest are found, and `Level.recall` says what was reached.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ KINDS = ("exact", "ivf", "hnsw", "pq")
 TARGET = 0.95  # share of the ten nearest that an approximate index must find
 NEAREST = 10
 LEAST = 2000  # vectors below which exact search is at once the fastest
+RESIDENT = 0.5  # of the free memory, for an exact index
 FOR_CODES = 20_000  # vectors that the codes of pq are learned from
 PER_CELL = 39  # training vectors that FAISS wants for each cell
 
@@ -76,6 +78,8 @@ class Level:
     kind: str = "exact"
     recall: float = 1.0
     trained: Any = field(default=None, repr=False)  # the same index without vectors, for videos added later
+    file: Path | None = None  # of an exact index that is mapped and may be read into memory instead
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
@@ -95,6 +99,8 @@ class Level:
         top = min(top, len(self) if allowed is None else int(allowed.sum()))
         if top < 1:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
+        if self.file is not None:
+            self._settle()
         if self.kind != "pq":
             scores, rows = self.index.search(queries, top, params=self._parameters(allowed, top))
         else:
@@ -102,6 +108,21 @@ class Level:
         if self.kind != "exact":
             scores[rows < 0] = -np.inf
         return scores, rows
+
+    def _settle(self) -> None:
+        """Read an exact index into memory at its first search, where it fits: each query looks at all of it,
+        and what is only mapped may be taken out of the memory between two of them."""
+        from ...train.features import free_memory
+
+        with self._lock:
+            if self.file is None:
+                return
+            import torch
+
+            free = free_memory(torch.device("cpu"))
+            if free is None or self.file.stat().st_size <= RESIDENT * free:
+                self.index = load_faiss().read_index(str(self.file))
+            self.file = None
 
     def _refined(
         self, queries: np.ndarray, top: int, allowed: np.ndarray | None
@@ -221,9 +242,11 @@ def save_level(level: Level, folder: Path, name: str) -> None:
 def open_level(folder: Path, name: str, about: dict[str, Any], gpu: bool = False) -> Level:
     """A level mapped into memory; with `gpu`, on the GPUs that faiss-gpu sees."""
     faiss = load_faiss()
-    index = faiss.read_index(str(folder / f"{name}.faiss"), faiss.IO_FLAG_MMAP_IFC)
+    file: Path | None = folder / f"{name}.faiss"
+    index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
     if gpu and about["kind"] != "hnsw" and getattr(faiss, "get_num_gpus", int)():
-        index = faiss.index_cpu_to_all_gpus(index)  # not run here: no GPU
+        index, file = faiss.index_cpu_to_all_gpus(index), None  # not run here: no GPU
+    file = file if about["kind"] == "exact" else None
     has_raw = about["kind"] in ("ivf", "pq")
     raw = np.load(folder / f"{name}.npy", mmap_mode="r") if has_raw else None
-    return Level(index, raw, about["effort"], about["refine"], about["kind"], about["recall"])
+    return Level(index, raw, about["effort"], about["refine"], about["kind"], about["recall"], file=file)

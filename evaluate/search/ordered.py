@@ -15,6 +15,8 @@ not grow with a video that fits every step everywhere.
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,7 +29,7 @@ from ...train.alignment import dtw, monotone
 WINDOWS = 64
 TAU = 0.07
 CHUNK = 64  # candidates whose windows lie in the processor's cache together
-FINE = 32  # candidates, at least, that are compared again
+FINE = 16  # candidates, at least, that are compared again
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,43 @@ def coarse(windows: Windows, videos: np.ndarray, steps: torch.Tensor) -> np.ndar
     bfloat16 halves what is read, and a chunk's windows are multiplied while they lie in the cache: what costs
     is the product, then the gather, then the alignment.
     """
-    query = steps.to(torch.bfloat16)
-    at, lengths = windows.places(videos)
-    count, width = at.shape
-    cosine = torch.empty(len(query), count, width, dtype=torch.bfloat16)
-    whole = bool((lengths == WINDOWS).all()) and len(windows.rows) == WINDOWS * len(windows)
-    source = windows.rows.view(-1, WINDOWS, windows.rows.shape[1]) if whole else windows.rows
-    place = torch.as_tensor(videos) if whole else at
-    buffer = torch.empty(min(CHUNK, count) * width, windows.rows.shape[1], dtype=torch.bfloat16)
+    query = -steps.to(torch.bfloat16)
+    videos = np.asarray(videos)
+    whole = len(windows.rows) == WINDOWS * len(windows)  # all videos have 64: taken as blocks
+    if whole:
+        place, width = torch.as_tensor(videos), WINDOWS
+        source, sizes = windows.rows.view(-1, WINDOWS, windows.rows.shape[1]), None
+    else:
+        place, lengths = windows.places(videos)
+        source, width = windows.rows, place.shape[1]
+        sizes = (lengths, torch.full_like(lengths, len(query)))
+    count = len(videos)
+    buffer = _scratch.take("windows", (min(CHUNK, count) * width, windows.rows.shape[1]), torch.bfloat16)
+    cost = _scratch.take("cost", (len(query), count, width), torch.float32)
     for first in range(0, count, CHUNK):
         part = place[first : first + CHUNK]
         taken = buffer[: len(part) * width]
         torch.index_select(
             source, 0, part.flatten(), out=taken.view(len(part), width, -1) if whole else taken
         )
-        cosine[:, first : first + len(part)] = (query @ taken.T).view(len(query), len(part), width)
-    sizes = (lengths, torch.full_like(lengths, len(query)))
-    cost = (1 - cosine.float()).permute(1, 2, 0)
-    return -dtw(cost, sizes, normalise="max", check=False).numpy()
+        cost[:, first : first + len(part)] = (query @ taken.T).view(len(query), len(part), width)
+    return -dtw(cost.add_(1).permute(1, 2, 0), sizes, normalise="max", check=False).numpy()
+
+
+class _Scratch(threading.local):
+    """Memory that a thread uses again: new memory costs a page fault for every 4 kB, as much as the rest."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        size = math.prod(shape)
+        if name not in self.kept or len(self.kept[name]) < size:
+            self.kept[name] = torch.empty(size, dtype=dtype)
+        return self.kept[name][:size].view(shape)
+
+
+_scratch = _Scratch()
 
 
 @dataclass(frozen=True)
@@ -119,8 +140,11 @@ class Fitted:
 
 def fine(windows: Windows, videos: np.ndarray, steps: torch.Tensor) -> Fitted:
     """Second pass, float32, with the path: candidate `videos` (B,) against unit `steps` (S, E)."""
-    rows, lengths = windows.padded(videos)
-    cosine = rows.float() @ steps.T
+    at, lengths = windows.places(videos)
+    taken = _scratch.take("windows", (at.numel(), windows.rows.shape[1]), torch.bfloat16)
+    rows = _scratch.take("rows", tuple(taken.shape), torch.float32)
+    rows.copy_(torch.index_select(windows.rows, 0, at.flatten(), out=taken))
+    cosine = (rows @ steps.T).view(*at.shape, len(steps))
     fit = cosine + TAU * F.log_softmax(cosine / TAU, -1)
     labels = monotone(fit, (lengths, torch.full_like(lengths, len(steps))), visit_all=True)
     scores = _path_means(fit, labels).mean(1)

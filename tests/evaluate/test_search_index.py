@@ -185,6 +185,18 @@ def test_kinds_find_what_exact_search_finds(clustered, kind: str, tmp_path: Path
     assert len(real) and ((real >= 100) & (real < 160)).all()
 
 
+def test_an_exact_index_is_read_into_memory_where_it_fits(clustered, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    x, queries = clustered
+    save_level(made := make_level(x, "exact"), tmp_path, "level")
+    for free, stays in ((10**9, False), (1000, True)):
+        monkeypatch.setattr("stepclip.train.features.free_memory", lambda _, free=free: free)
+        level = open_level(tmp_path, "level", made.about())
+        mapped = level.index
+        _, rows = level.search(queries, 3)
+        assert (level.index is mapped) == stays and np.array_equal(rows, made.search(queries, 3)[1])
+        assert level.vectors(np.array([7])) == pytest.approx(x[[7]])
+
+
 def test_a_gpu_takes_what_it_can(clustered, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """With faiss-gpu and a GPU in sight the index goes there, a graph stays; without, nothing changes."""
     x, _ = clustered
