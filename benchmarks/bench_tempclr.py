@@ -59,7 +59,7 @@ COLUMNS = (
     ("own task", "sequences", "dtw", "own_task.r1"),
     ("shuffled", "sequences", "dtw", "shuffled.r1"),
     ("swapped", "sequences", "dtw", "swapped.r1"),
-    ("removed", "sequences", "dtw, L+N", "removed.r1"),
+    ("removed", "sequences", "dtw", "removed.r1"),
     ("clip R@1", "clips", "trained", "text.r1"),
     ("recall", "steps", "ordered", "recall"),
     ("IoU", "steps", "ordered", "iou"),
@@ -364,8 +364,8 @@ def chart(result: dict[str, Any], path: Path) -> None:
         errors = [100 * (r[key] or [0.0, 0.0])[1] for r in rows]
         colours = ["#0072B2" if r["kind"] == "trained" else "#999999" for r in rows]
         axis.barh([r["name"] for r in rows], means, xerr=errors, color=colours)
-        for y, mean in enumerate(means):
-            axis.text(mean + 1, y, f"{mean:.1f}", va="center", fontsize=8)
+        for y, (mean, error) in enumerate(zip(means, errors, strict=True)):
+            axis.text(mean + error + 1, y, f"{mean:.1f}", va="center", fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.set_xlim(0, 100)
         axis.spines[["top", "right"]].set_visible(False)
