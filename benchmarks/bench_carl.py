@@ -134,15 +134,14 @@ def one_run(
 
 def import_gtea(root: Path, file: Path, split: int) -> Path:
     """The features of one split, imported; the folder of its data."""
-    from stepclip.cache.exchange import import_features
-    from stepclip.extract.datasets.gtea import import_arguments
+    from stepclip.pipelines.caches import import_stage
+    from stepclip.pipelines.paths import Layout
 
-    out = root / "data" / f"gtea{split}"
-    if not (out / "manifest").is_dir():
-        source, arguments = import_arguments(file, split)
-        report = import_features(source, out / "features", progress=False, **arguments)
-        report.manifest.write(out / "manifest")
-    return out
+    here = root / f"gtea{split}"
+    folder = here / "data" / "gtea"
+    if not (folder / "manifest").is_dir():
+        import_stage(Layout(here), str(file), "gtea", split=split, progress=False)
+    return folder
 
 
 def main() -> None:
