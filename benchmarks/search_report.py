@@ -54,11 +54,14 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"Built in {exact['build_s']:g} s, {exact['bytes'] / 1e9:.2f} GB, opened (mapped) in "
         f"{1e3 * exact['open_s']:.0f} ms. \"As it comes\": without `distance_compute_blas_threshold = 1`.",
-        "",
-        "| index | queries | recall@10 | queries/s, batch 1 / 16 / 256 | times exact | effort | build, s "
-        "| in memory, GB | on disk, GB |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
+    if result["approximate"]:
+        lines += [
+            "",
+            "| index | queries | recall@10 | queries/s, batch 1 / 16 / 256 | times exact | effort | build, s "
+            "| in memory, GB | on disk, GB |",
+            "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
     for row in result["approximate"]:
         for sort in ("moments", "sentences"):
             of = row[sort]
@@ -81,6 +84,7 @@ def markdown(result: dict[str, Any]) -> str:
     for row in result["asked"]:
         met = "yes" if row["met"] else "no"
         lines.append(f"| {row['what']} | {row['found']:.3g} | {row['asked']} | {met} |")
+    lines += ["", *(f"- {note}" for note in result["notes"])] if result.get("notes") else []
     return "\n".join(lines) + "\n"
 
 
@@ -113,6 +117,9 @@ def chart(result: dict[str, Any], path: Path) -> None:
                 f"{row['kind']}, {sort}", (of["256"]["times_exact"]["median"], of["recall"]),
                 fontsize=8, xytext=(5, 5 if sort == "moments" else -10), textcoords="offset points",
             )  # fmt: skip
+    if not result["approximate"]:
+        axes[1].text(0.5, 0.5, "not measured", ha="center", transform=axes[1].transAxes, fontsize=9)
+        axes[1].set_xlim(1, 100)
     axes[1].axhline(ASKED["recall"], color="black", linewidth=0.8, linestyle="--")
     axes[1].axvline(ASKED["times"], color="black", linewidth=0.8, linestyle="--")
     axes[1].set_xscale("log")
