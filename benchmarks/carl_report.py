@@ -75,21 +75,21 @@ def markdown(result: dict[str, Any]) -> str:
     for name in dict.fromkeys(one["set"] for one in records):
         rows = rows_of(records, name)
         first = rows[0][2][0]
-        seeds = len(rows[0][2])
         steps = next(one["steps"] for one in rows[0][2])
         lines += [
             f"## {name}",
             "",
             f"{first['videos']} videos, {first['frames']} labelled frames, {first['phases']} phases; "
-            f"{first['protocol']}. Mean and deviation of {seeds} training seeds, {steps} steps each.",
+            f"{first['protocol']}. Mean and deviation of the training seeds, {steps} steps each.",
             "",
-            "| row | kind | " + " | ".join(words for _, words in FIGURES) + " |",
-            "|---|---|" + "---:|" * len(FIGURES),
+            "| row | kind | seeds | " + " | ".join(words for _, words in FIGURES) + " |",
+            "|---|---|---:|" + "---:|" * len(FIGURES),
         ]
         for label, kind, found in rows:
             cells = [_cell(found, figure) for figure, _ in FIGURES]
             shown = f"**{label}**" if kind == "trained" else label
-            lines.append(f"| {shown} | {kind} | " + " | ".join(cells) + " |")
+            seeds = "" if label in CONTROLS else str(len(found))
+            lines.append(f"| {shown} | {kind} | {seeds} | " + " | ".join(cells) + " |")
         lines.append("")
         if name == "benchlab":
             lines += [*(f"- {line}" for line in checks(records)), ""]

@@ -67,7 +67,7 @@ def test_the_report_says_what_is_met_and_what_is_missed(benches: Any, tmp_path: 
     assert "CARL: accuracy +6.5 points over the best control, raw (asked: +5.0 or more; met)" in said
     assert "CARL: AP@5 +2.0 points over the best control, raw (asked: +5.0 or more; missed)" in said
     assert "TCN: accuracy -4.0 points over the best control, raw\n" in said
-    assert "| **CARL** | trained | 50.5 ± 0.7 |" in said and "| clock + raw | control | 44.0 |" in said
+    assert "| **CARL** | trained | 2 | 50.5 ± 0.7 |" in said and "| clock + raw | control |  | 44.0 |" in said
     assert "–" in said  # what is undefined is no number
     assert (tmp_path / "carl.svg").read_text().count("<svg") == 1
 
