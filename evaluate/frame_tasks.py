@@ -124,7 +124,9 @@ def frame_tasks(
         for group in plan.groups
     ]
     half, tenth = (np.mean([one.shares.get(s, [np.nan]) for one in found], axis=0) for s in (0.5, 0.1))
-    every_fit, every_test, first = [], [], 0
+    every_fit: list[Phased] = []
+    every_test: list[Phased] = []
+    first = 0
     for one, group in zip(found, plan.groups, strict=True):
         for part, to in zip(one.first_fold, (every_fit, every_test), strict=True):
             to.append(Phased(part.x, part.labels + first, part.offsets))
