@@ -154,10 +154,10 @@ def test_upload_and_compare(page: Any, web_root: Path) -> None:
     chooser.value.set_files(web_root.parent / "videos" / "anna.mp4")
     page.wait_for_selector("#compare .picker >> nth=1 >> text=was sent")
     page.click("#compare button.main >> nth=0")
-    until(
-        page,
-        "document.querySelector('#compare [role=status].verdict')?.textContent.includes('distance 0.000')",
-    )
+    waiting = "document.querySelector('#compare .verdict').textContent.startsWith('Comparing')"
+    until(page, f"!{waiting}", 90.0)  # a process that decodes starts first
+    said = page.inner_text("#compare .verdict")
+    assert "distance 0.00" in said, said
     until(page, "document.querySelectorAll('#compare video')[1].readyState >= 2")
 
 
