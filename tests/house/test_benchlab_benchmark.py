@@ -92,7 +92,7 @@ def stages(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
         where[run] = (recipe, changed)
         (layout.run(run).folder / "checkpoints").mkdir(parents=True)
 
-    def evaluated(layout: Any, dataset: str, run: str, report: bool) -> tuple[None, Any]:
+    def evaluated(layout: Any, dataset: str, run: str, report: bool, every_table: bool) -> tuple[None, Any]:
         recipe, changed = where[run]
         ours = recipe == bench.OURS
         seed = int(changed[-2].removeprefix("seed="))
