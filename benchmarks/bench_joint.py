@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import readme
-from bench_benchlab import Entry, run
+from bench_benchlab import Entry, one, prepare
+from machine import machine
 
 HERE = Path(__file__).parent
 JOINT = "stepclip"
@@ -32,30 +33,49 @@ TASKS = (
     ("phase accuracy", "stepclip-carl", "frames", "accuracy"),
     ("frames AP@5", "stepclip-carl", "frames", "ap5"),
 )
+Cells = dict[str, list[float] | None]  # of a row, by the head of the column
 KEPT = 0.99  # of each specialist's score on its own tasks
 
 
-def figures(result: dict[str, Any]) -> dict[str, dict[str, list[float] | None]]:
-    """Name of the row -> head of the column -> mean and deviation; the best control of each column last."""
-    table: dict[str, dict[str, list[float] | None]] = {}
-    for row in result["rows"]:
-        cells = {}
-        for head, _, part, key in TASKS:
-            quoted = [f for f in row["figures"] if f["part"] == part and f["headline"]]
-            cells[head] = quoted[0]["figures"].get(key) if quoted else None
-        table[row["name"]] = cells
-    best: dict[str, list[float] | None] = {}
-    for head, _, part, key in TASKS:
-        controls = [
-            f["figures"][key]
-            for f in result["rows"][0]["figures"]
-            if f["part"] == part and f["kind"] != "trained" and key in f["figures"]
-        ]
-        best[head] = max(controls, key=lambda value: value[0], default=None)
-    return {**table, "best control": best}
+def run(
+    root: Path, people: int, bench_seed: int, seeds: int, part: tuple[int, int] = (0, 1)
+) -> dict[str, Any]:
+    """All runs, or a share of them. `table`: name of the row -> head of the column -> mean and deviation, or
+    None; the best control of each column last."""
+    from stepclip.evaluate import over_seeds
+    from stepclip.pipelines.paths import Layout
+
+    layout = Layout(root)
+    prepare(layout, people, bench_seed)
+    wanted = [(entry, seed) for entry in ENTRIES for seed in range(seeds)]
+    done = {(entry.name, seed): one(layout, entry, seed) for entry, seed in wanted[part[0] :: part[1]]}
+    if part[1] > 1:
+        return {}
+    table: dict[str, Cells] = {}
+    for entry in ENTRIES:
+        rows = over_seeds([done[entry.name, seed]["results"] for seed in range(seeds)])
+        quoted = {row.part: row.figures for row in rows if row.headline}
+        table[entry.name] = {head: _cell(quoted.get(of, {}).get(key)) for head, _, of, key in TASKS}
+    rows = over_seeds([done[ENTRIES[0].name, seed]["results"] for seed in range(seeds)])
+    table["best control"] = {
+        head: _cell(
+            max(
+                (r.figures[key] for r in rows if r.part == of and r.kind != "trained" and key in r.figures),
+                key=lambda spread: spread.mean,
+                default=None,
+            )
+        )
+        for head, _, of, key in TASKS
+    }
+    what = {"people": people, "bench_seed": bench_seed, "seeds": seeds, "videos": 70 * people}
+    return {"what": what, "machine": machine("torch"), "table": table}
 
 
-def verdicts(table: dict[str, dict[str, list[float] | None]]) -> list[tuple[str, str, float]]:
+def _cell(spread: Any) -> list[float] | None:
+    return None if spread is None else [round(spread.mean, 6), round(spread.deviation, 6)]
+
+
+def verdicts(table: dict[str, Cells]) -> list[tuple[str, str, float]]:
     """(task, its specialist, the joint model's score over the specialist's)."""
     found = []
     for head, specialist, _, _ in TASKS:
@@ -66,7 +86,7 @@ def verdicts(table: dict[str, dict[str, list[float] | None]]) -> list[tuple[str,
 
 
 def markdown(result: dict[str, Any]) -> str:
-    table = figures(result)
+    table: dict[str, Cells] = result["table"]
     heads = [head for head, *_ in TASKS]
     own = {head: specialist for head, specialist, *_ in TASKS}
     lines = ["| % | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
@@ -75,7 +95,7 @@ def markdown(result: dict[str, Any]) -> str:
         for head in heads:
             value = cells[head]
             text = "–" if value is None else f"{100 * value[0]:.1f}"
-            if value is not None and name in own.values() | {JOINT}:
+            if value is not None and name in {*own.values(), JOINT}:
                 text += f" ± {100 * value[1]:.1f}"
             shown.append(f"**{text}**" if own[head] == name else text)
         label = name if name == "best control" else f"`{name}`"
@@ -104,7 +124,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "stepclip"
     from matplotlib import pyplot as plt
 
-    table = figures(result)
+    table: dict[str, Cells] = result["table"]
     names = list(table)
     colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"]
     figure, axis = plt.subplots(figsize=(10, 3.8), constrained_layout=True)
@@ -141,7 +161,7 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from the i-th")
     given = parser.parse_args()
     share = tuple(int(x) for x in given.part.split("/"))
-    found = run(given.root, given.people, given.bench_seed, given.seeds, (share[0], share[1]), ENTRIES)
+    found = run(given.root, given.people, given.bench_seed, given.seeds, (share[0], share[1]))
     if not found:
         return
     write_json(HERE / "joint.json", found)
