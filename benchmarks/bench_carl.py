@@ -148,7 +148,7 @@ def import_gtea(root: Path, file: Path, split: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--root", type=Path, default=Path("build/bench"))
     parser.add_argument("--bench", type=Path, help="data/benchlab of another root, read only")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--gtea", type=Path)
@@ -162,6 +162,9 @@ def main() -> None:
     torch.set_num_threads(1)
     args.root.mkdir(parents=True, exist_ok=True)
     bench = args.bench or args.root / "data" / "benchlab"
+    if not (bench / "features").is_dir():
+        print(f"no extracted bench in {bench}: nothing to run (bench_benchlab.py makes one in build/bench)")
+        return
     places = [Where("benchlab", bench, BENCH, tuple(range(args.seeds)), (0.1, 0.5))]
     if args.gtea:
         for split in (1, 2):

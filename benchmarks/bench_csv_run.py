@@ -74,11 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--annotations", type=Path, default=HERE / "../../shared/data/annotations/CSV")
     parser.add_argument("--root", type=Path, default=Path("build/csv-run"))
     parser.add_argument("--recipe", default="csv")
     parser.add_argument("--epochs", type=int, default=300)
     given = parser.parse_args()
+    if not given.annotations.is_dir():
+        print(f"no annotations of CSV in {given.annotations}: nothing to run (--annotations DIR)")
+        return
     from stepclip.cache.files import read_json, write_json
 
     data = plant(given.root, given.annotations)

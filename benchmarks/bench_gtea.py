@@ -301,10 +301,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument(
+        "--features", type=Path, default=HERE / "../../shared/data/features/gtea.npz", help="gtea.npz"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--root", type=Path, help="where runs are kept; else they are removed")
     args = parser.parse_args()
+    if not args.features.is_file():
+        print(f"no file {args.features}: nothing to run (--features gtea.npz)")
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(args.features.resolve(), args.root or Path(folder), args.seeds)
     save(result, HERE)
