@@ -120,8 +120,11 @@ class Level:
             import torch
 
             free = free_memory(torch.device("cpu"))
-            if free is None or self.file.stat().st_size <= RESIDENT * free:
-                self.index = load_faiss().read_index(str(self.file))
+            try:
+                if free is None or self.file.stat().st_size <= RESIDENT * free:
+                    self.index = load_faiss().read_index(str(self.file))
+            except (OSError, RuntimeError):
+                pass  # the part was replaced since it was opened: what is mapped of it stays
             self.file = None
 
     def _refined(

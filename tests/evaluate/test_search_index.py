@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +125,14 @@ def test_another_run_or_other_features_are_not_added(world: World, tmp_path: Pat
     with pytest.raises(StepclipError, match="no index at"):
         add_videos(tmp_path / "none", None, world.store, world.manifest, device="cpu")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_open_index_outlives_the_part_it_was_opened_from(world: World, tmp_path: Path) -> None:
+    folder = build(world, tmp_path / "index", list(world.store.video_ids)[:30])
+    first, second = SearchIndex.open(folder), SearchIndex.open(folder)
+    expected = first.search("task 0 step 1", PlantedEncoder(world), 5)
+    shutil.rmtree(folder)
+    assert second.search("task 0 step 1", PlantedEncoder(world), 5) == expected
 
 
 def test_readers_see_before_or_after(world: World, tmp_path: Path) -> None:
