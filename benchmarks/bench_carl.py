@@ -162,7 +162,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.root.mkdir(parents=True, exist_ok=True)
     bench = args.bench or args.root / "data" / "benchlab"
-    if not (bench / "features").is_dir():
+    if not args.kept and not (bench / "features").is_dir():
         print(f"no extracted bench in {bench}: nothing to run (bench_benchlab.py makes one in build/bench)")
         return
     places = [Where("benchlab", bench, BENCH, tuple(range(args.seeds)), (0.1, 0.5))]
