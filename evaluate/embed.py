@@ -50,7 +50,7 @@ class Embedded:
     def embed_texts(self, store: FeatureStore, strings: Sequence[str], kind: str) -> torch.Tensor:
         """Embeddings (n, E) of sentences ("step") or whole scripts ("paragraph") of the cache, where these
         frames lie, on their device; raw, not normalised."""
-        found = torch.as_tensor(store.text(list(strings), kind), device=self.frames.device).float()
+        found = self._cached(store, strings, kind)
         return found if self.model is None else self.model.embed_texts(found, kind).float()
 
     def texts(self, store: FeatureStore, strings: Sequence[str], kind: str) -> torch.Tensor:
@@ -62,8 +62,10 @@ class Embedded:
         """What the model expects sentences to last, (n,), in a unit of their own; None: nothing."""
         if self.model is None or not self.model.least:
             return None
-        found = torch.as_tensor(store.text(list(sentences), "step"), device=self.frames.device).float()
-        return self.model.durations(found)
+        return self.model.durations(self._cached(store, sentences, "step"))
+
+    def _cached(self, store: FeatureStore, strings: Sequence[str], kind: str) -> torch.Tensor:
+        return torch.as_tensor(store.text(list(strings), kind), device=self.frames.device).float()
 
     @cached_property
     def index(self) -> dict[str, int]:

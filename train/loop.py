@@ -177,6 +177,8 @@ class Loop:
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
         """Of the videos held out, with the weights that are saved; None where the method has none."""
+        if self.method.held is None:
+            return None
         with self.quietly():
             return self.method.held_out_loss(self.fabric.autocast)
 

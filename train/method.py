@@ -1,7 +1,7 @@
 """What the engine trains: a method gives its data, its model and its losses; the engine knows nothing else.
 
-A method lies in a package of its own (`weaksvr`, `tempclr`, `carl`), whose `method.py` has two functions:
-`start(recipe, setting) -> Method` and `build_model(recipe, shape) -> Embedder`.
+A method lies in a package of its own (`weaksvr`, `tempclr`, `carl`, `joint`), whose `method.py` has two
+functions: `start(recipe, setting) -> Method` and `build_model(recipe, shape) -> Embedder`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Method(ABC):
 
     `ids`: the training videos. `batch`: videos of a step, and `unit`: how many of them stay together on one
     process. `parts`: the terms of the loss, as they are logged. `teacher`: the terms want the averaged
-    model's answer too.
+    model's answer too. `held`: the training set's like of videos to watch the loss on, if there are any.
     """
 
     model: Embedder
@@ -99,6 +99,7 @@ class Method(ABC):
     unit: int = 1
     parts: tuple[str, ...]
     teacher: bool = False
+    held: Any = None
     steps_of_epoch: int
     device: torch.device
 

@@ -18,10 +18,10 @@ from ..losses.sequence_contrast import reordered, sequence_contrast_loss, sequen
 from ..losses.timestamp_contrast import timestamp_contrast_loss
 from ..method import Forward, Inputs, Setting
 from ..tempclr.orders import draw_orders
+from ..weaksvr import method as weaksvr
 from ..weaksvr.batches import Batch, TrainingSet
-from ..weaksvr.method import WeakSVR, take_from, training_sets
+from ..weaksvr.method import WeakSVR, made_model, training_sets
 from ..weaksvr.model import ModelOutput, StepModel
-from ..weaksvr.objective import loss_terms
 from ..weaksvr.sampling import rows_from_draws
 from .knobs import JointLoss, JointModel, JointRecipe
 
@@ -80,21 +80,14 @@ class Joint(WeakSVR):
         world: int = 1,
     ) -> dict[str, Tensor]:
         index, *draws = inputs
-        d, config = self.recipe.data, self.recipe.loss
-        views = [
-            self.data.gather(
-                index, drawn, noise=d.feature_noise, dropout=d.frame_dropout, rank=rank, world=world
-            )
-            for drawn in draws[: 2 if config.contrast else 1]
-        ]
+        config = self.recipe.loss
+        views = [self.gather(index, drawn, rank, world) for drawn in draws[: 2 if config.contrast else 1]]
         batch = views[0]
         both = forward(torch.cat([view.frames for view in views]))
         size = len(batch.frames)
         first = ModelOutput(both.frames[:size], both.video[:size])
         taught = None if teacher is None else teacher(batch.frames)
-        terms = loss_terms(
-            self.model, first, batch, config, self.data, teacher=taught, pairs=d.pairs, world=world
-        )
+        terms = self.losses(first, batch, taught, world)
         total = terms["loss"]
         if config.contrast:
             projected = both.projected.float().unflatten(0, (2, size)).transpose(0, 1)
@@ -137,14 +130,8 @@ def reorder_term(frames: Tensor, batch: Batch, config: JointLoss, tau: Tensor) -
 
 def start(recipe: JointRecipe, setting: Setting) -> Joint:
     data, held = training_sets(recipe, setting)
-    classes = data.classes if recipe.loss.classes else 0
-    shape = {"feature_dim": setting.store.dim, "text_dim": data.text_dim, "classes": classes}
-    model = build_model(recipe, shape).to(setting.device)
-    take_from(model, recipe, data)
-    return Joint(recipe, model, data, held)
+    return Joint(recipe, made_model(JointStepModel, recipe, data, setting), data, held)
 
 
-def build_model(recipe: JointRecipe, shape: Mapping[str, Any]) -> JointStepModel:
-    return JointStepModel(
-        recipe.model, int(shape["feature_dim"]), int(shape["text_dim"]), int(shape.get("classes", 0))
-    )
+def build_model(recipe: JointRecipe, shape: Mapping[str, Any]) -> StepModel:
+    return weaksvr.build_model(recipe, shape, JointStepModel)

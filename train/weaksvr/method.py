@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..method import Forward, Inputs, Method, Setting
 from ..order import plan_epoch, steps_of_epoch
-from .batches import TrainingSet
+from .batches import Batch, TrainingSet
 from .knobs import CORPUS, WeakSVRRecipe
-from .model import StepModel
+from .model import ModelOutput, StepModel
 from .objective import loss_terms
 
 
@@ -58,18 +58,27 @@ class WeakSVR(Method):
         world: int = 1,
     ) -> dict[str, Tensor]:
         index, draws = inputs
+        batch = self.gather(index, draws, rank, world)
+        taught = None if teacher is None else teacher(batch.frames)
+        return self.losses(forward(batch.frames), batch, taught, world)
+
+    def gather(self, index: Tensor, draws: Tensor, rank: int, world: int) -> Batch:
         d = self.recipe.data
-        batch = self.data.gather(
+        return self.data.gather(
             index, draws, noise=d.feature_noise, dropout=d.frame_dropout, rank=rank, world=world
         )
+
+    def losses(
+        self, output: ModelOutput, batch: Batch, taught: ModelOutput | None, world: int
+    ) -> dict[str, Tensor]:
         return loss_terms(
             self.model,
-            forward(batch.frames),
+            output,
             batch,
             self.recipe.loss,
             self.data,
-            teacher=None if teacher is None else teacher(batch.frames),
-            pairs=d.pairs,
+            teacher=taught,
+            pairs=self.recipe.data.pairs,
             world=world,
         )
 
@@ -130,23 +139,25 @@ def training_sets(recipe: WeakSVRRecipe, setting: Setting) -> tuple[TrainingSet,
     return data, held
 
 
-def take_from(model: StepModel, recipe: WeakSVRRecipe, data: TrainingSet) -> None:
-    """What a model takes from the training set before the first step."""
+Kind = TypeVar("Kind", bound=StepModel)
+
+
+def made_model(kind: type[Kind], recipe: WeakSVRRecipe, data: TrainingSet, setting: Setting) -> Kind:
+    """A model of that class on the device, with what it takes from the training set before the first step."""
+    classes = data.classes if recipe.loss.classes else 0
+    model = kind(recipe.model, setting.store.dim, data.text_dim, classes).to(setting.device)
     if recipe.model.input_norm == "standardise" or recipe.data.feature_noise:  # both read every frame
         model.standardise(data.spread.mean, data.spread.std)
     model.weigh(data.sentences[:-1])  # the last row is the padding
+    return model
 
 
 def start(recipe: WeakSVRRecipe, setting: Setting) -> WeakSVR:
     data, held = training_sets(recipe, setting)
-    classes = data.classes if recipe.loss.classes else 0
-    shape = {"feature_dim": setting.store.dim, "text_dim": data.text_dim, "classes": classes}
-    model = build_model(recipe, shape).to(setting.device)
-    take_from(model, recipe, data)
-    return WeakSVR(recipe, model, data, held)
+    return WeakSVR(recipe, made_model(StepModel, recipe, data, setting), data, held)
 
 
-def build_model(recipe: WeakSVRRecipe, shape: Mapping[str, Any]) -> StepModel:
-    return StepModel(
-        recipe.model, int(shape["feature_dim"]), int(shape["text_dim"]), int(shape.get("classes", 0))
-    )
+def build_model(
+    recipe: WeakSVRRecipe, shape: Mapping[str, Any], kind: type[StepModel] = StepModel
+) -> StepModel:
+    return kind(recipe.model, int(shape["feature_dim"]), int(shape["text_dim"]), int(shape.get("classes", 0)))
