@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +21,20 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def released(project_root: Path) -> Callable[[str], ModuleType]:
+    """`released(name)`: benchmarks/<name>_literal.py, a method's released losses with their loops."""
+
+    def load(name: str) -> ModuleType:
+        sys.path.insert(0, str(project_root / "benchmarks"))
+        try:
+            return import_module(f"{name}_literal")
+        finally:
+            sys.path.remove(str(project_root / "benchmarks"))
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,12 +32,8 @@ from stepclip.train.alignment import dtw, otam
 
 
 @pytest.fixture(scope="module")
-def literal(project_root: Path) -> Iterator[ModuleType]:
-    sys.path.insert(0, str(project_root / "benchmarks"))
-    try:
-        yield import_module("tempclr_literal")
-    finally:
-        sys.path.remove(str(project_root / "benchmarks"))
+def literal(released: Callable[[str], ModuleType]) -> ModuleType:
+    return released("tempclr")
 
 
 def some(lengths: list[int], dim: int = 6, seed: int = 0) -> list[torch.Tensor]:

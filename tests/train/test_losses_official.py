@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,13 +30,8 @@ from stepclip.train.losses.viterbi_official import viterbi_on_device
 
 
 @pytest.fixture(scope="module")
-def literal(project_root: Path) -> Iterator[ModuleType]:
-    """benchmarks/weaksvr_literal.py: the released losses with their loops."""
-    sys.path.insert(0, str(project_root / "benchmarks"))
-    try:
-        yield import_module("weaksvr_literal")
-    finally:
-        sys.path.remove(str(project_root / "benchmarks"))
+def literal(released: Callable[[str], ModuleType]) -> ModuleType:
+    return released("weaksvr")
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +27,8 @@ from stepclip.train.tempclr.orders import draw_orders, listed_orders
 
 
 @pytest.fixture(scope="module")
-def literal(project_root: Path) -> Iterator[ModuleType]:
-    """benchmarks/tempclr_literal.py: the released losses with their loops."""
-    sys.path.insert(0, str(project_root / "benchmarks"))
-    try:
-        yield import_module("tempclr_literal")
-    finally:
-        sys.path.remove(str(project_root / "benchmarks"))
+def literal(released: Callable[[str], ModuleType]) -> ModuleType:
+    return released("tempclr")
 
 
 @pytest.fixture(scope="module")

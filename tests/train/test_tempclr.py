@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -26,12 +23,8 @@ from .conftest import DIM, Made
 
 
 @pytest.fixture(scope="module")
-def literal(project_root: Path) -> Iterator[ModuleType]:
-    sys.path.insert(0, str(project_root / "benchmarks"))
-    try:
-        yield import_module("tempclr_literal")
-    finally:
-        sys.path.remove(str(project_root / "benchmarks"))
+def literal(released: Callable[[str], ModuleType]) -> ModuleType:
+    return released("tempclr")
 
 
 def recipe(**sections: Any) -> TempCLRRecipe:
