@@ -98,7 +98,7 @@ def alignment(
         if step:
             step(len(part))
         first = last
-    return out
+    return np.maximum(out, 0)  # a video against itself rounds to a little less
 
 
 def diagonal(views: Embedded, a: np.ndarray, b: np.ndarray) -> np.ndarray:

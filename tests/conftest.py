@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# test processes run beside each other: a second thread in each waits for the first one of the other, spinning
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a network
 os.environ.setdefault("MPLBACKEND", "Agg")
 

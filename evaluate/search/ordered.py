@@ -144,6 +144,7 @@ def fine(windows: Windows, videos: np.ndarray, steps: torch.Tensor) -> Fitted:
     taken = _scratch.take("windows", (at.numel(), windows.rows.shape[1]), torch.bfloat16)
     rows = _scratch.take("rows", tuple(taken.shape), torch.float32)
     rows.copy_(torch.index_select(windows.rows, 0, at.flatten(), out=taken))
+    rows /= rows.norm(dim=-1, keepdim=True)  # bfloat16 left them a thousandth from unit length
     cosine = (rows @ steps.T).view(*at.shape, len(steps))
     fit = cosine + TAU * F.log_softmax(cosine / TAU, -1)
     labels = monotone(fit, (lengths, torch.full_like(lengths, len(steps))), visit_all=True)
@@ -169,9 +170,10 @@ def video_order(windows: Windows, videos: np.ndarray, query: torch.Tensor, top: 
     """The `top` of candidate `videos` by DTW with the query's unit windows (Q, E): (videos, scores), best
     first; the score is 1 - 2 * the sum of 1 - cosine along the best path / (W + Q), 1 for equal videos."""
     scores = np.zeros(len(videos))
+    query = F.normalize(query, dim=-1)  # bfloat16 left all windows a thousandth from unit length
     for first in range(0, len(videos), CHUNK):
         rows, lengths = windows.padded(videos[first : first + CHUNK])
-        cost = 1 - rows.float() @ query.T
+        cost = 1 - F.normalize(rows.float(), dim=-1) @ query.T
         sizes = (lengths, torch.full_like(lengths, len(query)))
         scores[first : first + CHUNK] = 1 - 2 * dtw(cost, sizes, normalise="L+N").numpy()
     best = np.argsort(-scores, kind="stable")[:top]

@@ -303,7 +303,7 @@ def test_references_stand_only_where_all_steps_have_one(wide: World) -> None:
     assert with_references(similarity, frames, [found, None, found], steps=2) is None
     both = with_references(similarity, frames, [found, found, None], steps=2)
     assert both is not None and both[1].tolist() == [0, 1]
-    assert torch.allclose(both[0], 0.5 * similarity[:, :2] + 0.5 * (frames @ found)[:, None])
+    assert torch.allclose(both[0], 0.5 * similarity[:, :2] + 0.5 * (frames @ found)[:, None], atol=1e-6)
 
 
 def test_what_is_reported_is_laid_out() -> None:

@@ -140,16 +140,16 @@ def test_a_video_finds_the_same_procedure(world: World, tmp_path: Path) -> None:
     query = embed(checkpoint, world.store, ["0.2-p1"], "cpu")
     answers = made.search_video(query, top=4)
     # against the loop: DTW of the windows of each
-    mine = make_windows(query.frames, query.offsets).rows.float()
+    mine = F.normalize(make_windows(query.frames, query.offsets).rows.float(), dim=-1)
     expected = {}
     for video_id in ids:
         other = embed(checkpoint, world.store, [video_id], "cpu")
-        theirs = make_windows(other.frames, other.offsets).rows.float()
+        theirs = F.normalize(make_windows(other.frames, other.offsets).rows.float(), dim=-1)
         value = float(dtw(1 - theirs @ mine.T)) / (len(mine) + len(theirs))
         expected[video_id] = 1 - 2 * value
     best = sorted(expected, key=lambda v: -expected[v])[:4]
     assert [a.video_id for a in answers] == best
-    assert [a.score for a in answers] == pytest.approx([expected[v] for v in best], abs=1e-4)
+    assert [a.score for a in answers] == pytest.approx([expected[v] for v in best], abs=1e-5)
     assert best[0] in [a.video_id for a in made.search_like_video(best[1], top=34)]
     with pytest.raises(StepclipError, match="a trained run"):
         SearchIndex.open(
@@ -189,7 +189,7 @@ def test_windows_are_means_of_neighbours(frames: int) -> None:
 
 def slow_score(rows: torch.Tensor, steps: torch.Tensor) -> float:
     """The module's formula, video by video, in plain numbers."""
-    cosine = rows.float() @ steps.T
+    cosine = F.normalize(rows.float(), dim=-1) @ steps.T
     fit = cosine + TAU * F.log_softmax(cosine / TAU, -1)
     labels = monotone(fit, visit_all=True).tolist()
     means = []

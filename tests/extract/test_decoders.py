@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stepclip.cache.errors import StepclipError
 from stepclip.extract.decoders import DECODERS, DecodeError, Picker, Sampling, Shown, backends, get_decoder
 
-TOLERANCE = 0.0015  # seconds; times in these tests are multiples of 1/120 s, so nothing lies near the edge
+TOLERANCE = 2**0.5 / 1000  # seconds, as the documentation of sampling has it
 
 
 @pytest.fixture(

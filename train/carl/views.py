@@ -4,7 +4,7 @@
 |---|---|
 | window | N of W = ceil(r N) rows in a row, r ~ U(1, region); the windows overlap by `overlap` N or more |
 | head | the same with W = ceil(r L), as released for Penn Action and Pouring: always from the start, and |
-|  | what lies beyond the end is padding |
+|  | what lies beyond the end is padding, but for the first row: a view shows one at least |
 | whole | N rows of the whole video (TCC) |
 | earlier | N rows of the whole video, and each of them again 1 to 5 rows earlier (TCN) |
 
@@ -74,6 +74,7 @@ def sample_views(
             high = high.minimum(first[:, 0] + shift + 1)
         second = low + (draws[:, 1, 1] * (high.clamp(min=1) - low)).long()
         rows = torch.stack([first, second[:, None] + inside[:, 1]], 1)
+    rows[..., 0] = rows[..., 0].minimum(lengths[:, None] - 1)  # "head" may draw none but rows beyond the end
     slot = torch.arange(t, device=lengths.device)
     real = (slot < n[:, None, None]) & (rows < lengths[:, None, None])
     if sampler == "earlier":

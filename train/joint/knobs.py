@@ -46,10 +46,6 @@ class JointLoss(WeakSVRLoss):
             "reorder (script, its other orders)": self.reorder,
         }
 
-    @property
-    def needs_text(self) -> bool:
-        return super().needs_text or self.reorder > 0
-
 
 class JointRecipe(WeakSVRRecipe):
     """A run of the joint method."""
