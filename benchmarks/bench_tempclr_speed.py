@@ -5,9 +5,9 @@
 16 videos, each a script of 16 sentences and 16 windows, 1 + 31 sequences of each: 512 matrices of 16 x 16.
 First the losses alone (unit and sequence, forward and backward, orders drawn anew), by soft-DTW and by soft
 OTAM; then whole steps of stage B (windows cut from the cache, encoder, losses, backward to the layer norms,
-clip, AdamW) with three sizes of encoder, which both sides share. The released structure is written out in
-tempclr_literal.py: windows cut one by one, permutations per video, a loop over cells. Both sides are checked
-to give the same loss first. Contenders take turns, the median counts; on a CPU one thread and CPU time.
+clip, AdamW) with three sizes of the same encoder, ours in float32 and as the engine runs it (bf16 where the
+processor has it). The released structure is written out in tempclr_literal.py: windows cut and padded one by
+one, permutations per video, a loop over cells. Both sides are checked to give the same loss first. Contenders take turns, the median counts; on a CPU one thread and CPU time.
 Writes tempclr_speed.json, .md and .svg beside this script.
 """
 
@@ -138,6 +138,7 @@ def made(folder: Path) -> list[Any]:
 def whole_steps(sizes: Sizes, folder: Path) -> list[dict[str, Any]]:
     from stepclip.cache import FeatureStore
     from stepclip.train import load_recipe
+    from stepclip.train.console import pick_precision
     from stepclip.train.method import Setting, start_method
 
     rows, store, out = made(folder), FeatureStore.open(folder), []
@@ -170,10 +171,18 @@ def whole_steps(sizes: Sizes, folder: Path) -> list[dict[str, Any]]:
         def ours() -> None:
             update(method.terms(method.model, plan[0])["loss"])  # noqa: B023
 
+        def as_run() -> None:
+            with torch.autocast(sizes.device, torch.bfloat16):
+                loss = method.terms(method.model, plan[0])["loss"]  # noqa: B023
+            update(loss)  # noqa: B023
+
         def released() -> None:
             update(literal_step(method, plan[0]))  # noqa: B023
 
         out.append(compared(f"step, {name}", sizes.rounds, sizes.device, released, ours))
+        if pick_precision("auto", torch.device(sizes.device)) == "bf16":
+            row = compared(f"step, {name}, bf16", sizes.rounds, sizes.device, released, as_run)
+            out.append(row)
     return out
 
 
@@ -190,7 +199,7 @@ def literal_step(method: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
             pad = data.config.longest - length
             frames.append(torch.nn.functional.pad(cut, (0, 0, 0, pad)))
             real.append(torch.tensor([True] * length + [False] * pad))
-    clips = model.windows(torch.stack(frames), torch.stack(real).to(index.device)).view(len(index), STEPS, -1)
+    clips = model._windows(torch.stack(frames), torch.stack(real).to(index.device), None).view(len(index), STEPS, -1)
     texts = model.texts(data.sentences)[data.table[index]]
     sequence = literal.sequence_loss(list(texts), list(clips), NEGATIVES)
     return 0.3 * literal.unit_loss(clips.flatten(0, 1), texts.flatten(0, 1)) + 0.7 * sequence

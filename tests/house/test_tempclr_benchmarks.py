@@ -27,16 +27,14 @@ def test_the_speed_benchmark_compares_the_same_numbers(benchmarks: Any, tmp_path
     """It stops where the released structure and ours give another loss."""
     bench = benchmarks("bench_tempclr_speed")
     result = bench.run(bench.Sizes(rounds=1, quick=True))
-    assert [row["name"] for row in result["rows"]] == [
-        "losses, soft-DTW",
-        "losses, soft OTAM",
-        "step, 5 frames, 64 x 1",
-    ]
+    names = [row["name"] for row in result["rows"]]
+    assert names[:3] == ["losses, soft-DTW", "losses, soft OTAM", "step, 5 frames, 64 x 1"]
+    assert names[3:] in ([], ["step, 5 frames, 64 x 1, bf16"])  # where the processor has it
     assert all(row["times"] > 1 for row in result["rows"])
     bench.save(result, tmp_path)
     assert json.loads((tmp_path / "tempclr_speed.json").read_text()) == result
     assert (tmp_path / "tempclr_speed.svg").stat().st_size > 1000
-    assert (tmp_path / "tempclr_speed.md").read_text().count("\n| ") == 3
+    assert (tmp_path / "tempclr_speed.md").read_text().count("\n| ") == len(names)
 
 
 @pytest.mark.slow

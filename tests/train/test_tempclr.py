@@ -83,6 +83,19 @@ def test_windows_are_encoded_alone_and_padding_is_not_seen() -> None:
     assert not torch.allclose(turned, every[:1], atol=1e-3)  # inside a window, order counts
 
 
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_windows_of_many_lengths_are_each_encoded_as_alone(count: int) -> None:
+    model = trained(window=16)
+    frames, sizes = torch.randn(count, 16, DIM), torch.randint(1, 17, (count,))
+    base = torch.randn(count, DIM)
+    every = model.windows(frames, torch.arange(16) < sizes[:, None], base)
+    for i, size in enumerate(sizes):
+        alone = model.windows(
+            frames[i : i + 1, :size], torch.ones(1, int(size), dtype=torch.bool), base[i : i + 1]
+        )
+        torch.testing.assert_close(every[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+
+
 def test_a_frame_is_embedded_by_the_window_around_it(made: Made) -> None:
     store = FeatureStore.open(made.store)
     packed = store.load("cpu", store.video_ids[:3], progress=False)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..features import Features
     from .knobs import TempCLRModel
 
+SHORT = 8  # frames of the longest window below which nothing is gained by cutting
+GROUPS = 6  # of windows that are encoded together
+
 
 class ClipOutput(NamedTuple):
     """`windows` (M, E) and `texts` (K, E): raw, not normalised."""
@@ -62,10 +65,10 @@ class ClipModel(Embedder):
         )
         self.positions = nn.Parameter(torch.randn(config.window + 1, width) * config.position_std)
         self.end = nn.Parameter(torch.randn(width) * config.position_std)
+        # frames first: frozen projections of what was transposed would be copied for each window
         layer = nn.TransformerEncoderLayer(
-            width, config.heads, round(config.mlp_ratio * width), config.dropout, "gelu",
-            batch_first=True, norm_first=True,
-        )  # fmt: skip
+            width, config.heads, round(config.mlp_ratio * width), config.dropout, "gelu", norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(
             layer, config.depth, nn.LayerNorm(width), enable_nested_tensor=False
         )
@@ -86,7 +89,23 @@ class ClipModel(Embedder):
         return ClipOutput(self.windows(frames, real, base), self.texts(texts))
 
     def windows(self, frames: Tensor, real: Tensor, base: Tensor | None = None) -> Tensor:
-        """(M, W, feature_dim), the real ones of each window first -> (M, E)."""
+        """(M, W, feature_dim), the real ones of each window first -> (M, E).
+
+        On a CPU windows of like length are encoded together, and their padding is cut off: of windows of 3 to
+        32 frames it is half. A GPU would wait for the host to know the lengths.
+        """
+        if frames.device.type != "cpu" or frames.shape[1] < SHORT:
+            return self._windows(frames, real, base)
+        lengths = real.sum(1)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for part in order.split(max(1, -(-len(order) // GROUPS))):
+            longest = int(lengths[part[-1]])
+            cut = (frames[part, :longest], real[part, :longest], None if base is None else base[part])
+            parts.append(self._windows(*cut))
+        return torch.cat(parts)[order.argsort()]
+
+    def _windows(self, frames: Tensor, real: Tensor, base: Tensor | None) -> Tensor:
         x = unit(frames.float())
         if base is not None:
             x = x - base[:, None]
@@ -97,8 +116,8 @@ class ClipModel(Embedder):
         end = (self.end + self.positions[-1]).to(tokens.dtype).expand(len(x), 1, -1)
         last = torch.ones_like(real[:, :1])
         kept = torch.cat([real, last], 1)
-        h = self.blocks(torch.cat([tokens, end], 1), src_key_padding_mask=~kept)
-        pooled = (h * kept[..., None]).sum(1) / (count + 1)
+        h = self.blocks(torch.cat([tokens, end], 1).transpose(0, 1).contiguous(), src_key_padding_mask=~kept)
+        pooled = (h * kept.T[..., None]).sum(0) / (count + 1)
         past = self.skip(mean)
         return (past if self.gain is None else self.gain(past)) + self.output(pooled)
 
