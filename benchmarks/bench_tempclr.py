@@ -39,7 +39,7 @@ MAIN: dict[str, tuple[list[str], str]] = {
     "stage A, then B, all weights": (BOTH, "stage A, units alone"),
     "stage B from CLIP (the recipe)": ([], ""),
 }
-RECIPE_ROW = "stage B from CLIP (the recipe)"
+RECIPE_ROW, STAGE_A = "stage B from CLIP (the recipe)", "stage A, units alone"
 # one choice of the recipe changed at a time
 ABLATIONS: dict[str, list[str]] = {
     "no two neighbours exchanged": ["loss.adjacent=0.0"],
@@ -180,6 +180,14 @@ def spread(values: list[float | None]) -> list[float] | None:
     return [statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0]
 
 
+def less(
+    one: list[dict[str, Any]], other: list[dict[str, Any]], part: str, row: str, key: str
+) -> list[float | None]:
+    """Seed by seed: a figure of `one` less that of `other`."""
+    pairs = [(figure(a, part, row, key), figure(b, part, row, key)) for a, b in zip(one, other, strict=True)]
+    return [None if a is None or b is None else a - b for a, b in pairs]
+
+
 def benchlab(
     root: Path, build: Path, seeds: int, ablation_seeds: int, part: tuple[int, int]
 ) -> dict[str, Any]:
@@ -195,6 +203,15 @@ def benchlab(
     for name, places in CONTROLS.items():
         values = {c: spread([figure(main[0]["tables"], p, places[PLACES[p]], k)]) for c, p, _, k in COLUMNS}
         rows.append({"name": name, "kind": "control", "runs": 1, **values})
+    paired = [
+        {"name": f"{name}, less stage A"}
+        | {
+            c: spread(less([r["tables"] for r in runs[name]], [r["tables"] for r in runs[STAGE_A]], p, n, k))
+            for c, p, n, k in COLUMNS
+        }
+        for name in MAIN
+        if name != STAGE_A
+    ]
     changed = {RECIPE_ROW: main[:ablation_seeds], **{name: runs[name] for name in ABLATIONS}}
     ablation = [figures(name, "trained", [r["tables"] for r in found]) for name, found in changed.items()]
     every = [r["tables"] for r in main]
@@ -217,8 +234,8 @@ def benchlab(
     ]
     seconds = round(sum(r["seconds"] for found in runs.values() for r in found), 1)
     return {
-        "seeds": len(main), "seconds": seconds, "rows": rows, "ablation": ablation, "measures": measures,
-        "few_shot": shots,
+        "seeds": len(main), "seconds": seconds, "rows": rows, "paired": paired, "ablation": ablation,
+        "measures": measures, "few_shot": shots,
     }  # fmt: skip
 
 
@@ -318,6 +335,8 @@ def markdown(result: dict[str, Any]) -> str:
     found = result["benchlab"]
     lines = [f"{found['seeds']} seeds, mean ± deviation; per cent.", ""]
     lines += table(["", *columns], [[r["name"], *(cell(r[c]) for c in columns)] for r in found["rows"]])
+    lines += ["Seed by seed, less stage A of the same seed:", ""]
+    lines += table(["", *columns], [[r["name"], *(cell(r[c]) for c in columns)] for r in found["paired"]])
     lines += ["One choice changed at a time:", ""]
     lines += table(
         ["", "runs", *columns],

@@ -7,7 +7,8 @@ First the losses alone (unit and sequence, forward and backward, orders drawn an
 OTAM; then whole steps of stage B (windows cut from the cache, encoder, losses, backward to the layer norms,
 clip, AdamW) with three sizes of the same encoder, ours in float32 and as the engine runs it (bf16 where the
 processor has it). The released structure is written out in tempclr_literal.py: windows cut and padded one by
-one, permutations per video, a loop over cells. Both sides are checked to give the same loss first. Contenders take turns, the median counts; on a CPU one thread and CPU time.
+one, permutations per video, a loop over cells. Both sides are checked to give the same loss first. Contenders
+take turns, the median counts; on a CPU one thread and CPU time.
 Writes tempclr_speed.json, .md and .svg beside this script.
 """
 
@@ -174,7 +175,7 @@ def whole_steps(sizes: Sizes, folder: Path) -> list[dict[str, Any]]:
         def as_run() -> None:
             with torch.autocast(sizes.device, torch.bfloat16):
                 loss = method.terms(method.model, plan[0])["loss"]  # noqa: B023
-            update(loss)  # noqa: B023
+            update(loss)
 
         def released() -> None:
             update(literal_step(method, plan[0]))  # noqa: B023
@@ -199,7 +200,8 @@ def literal_step(method: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
             pad = data.config.longest - length
             frames.append(torch.nn.functional.pad(cut, (0, 0, 0, pad)))
             real.append(torch.tensor([True] * length + [False] * pad))
-    clips = model._windows(torch.stack(frames), torch.stack(real).to(index.device), None).view(len(index), STEPS, -1)
+    padded = torch.stack(frames), torch.stack(real).to(index.device)
+    clips = model._windows(*padded, None).view(len(index), STEPS, -1)
     texts = model.texts(data.sentences)[data.table[index]]
     sequence = literal.sequence_loss(list(texts), list(clips), NEGATIVES)
     return 0.3 * literal.unit_loss(clips.flatten(0, 1), texts.flatten(0, 1)) + 0.7 * sequence

@@ -52,6 +52,12 @@ def search(
         list[Path] | None,
         typer.Option("--index", help="Folders to search as one, in place of the run's own index."),
     ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="By dask workers that hold them: local, local:N, or a scheduler's address (tcp://...)."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     encoder: Annotated[
         str | None, typer.Option(help="Where the encoder's weights are now.", show_default="as extracted")
@@ -79,6 +85,7 @@ def search(
         like=like,
         where=Filter(task, split, procedure, min_seconds, max_seconds),
         folders=index or (),
+        dask=dask,
         encoder=encoder,
         device=device,
         progress=not quiet and not json_,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ def search_stage(
     like: str | None = None,
     where: Filter | None = None,
     folders: Sequence[Path] = (),
+    dask: str | None = None,
     encoder: str | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -114,7 +116,8 @@ def search_stage(
     """The best `top` videos for one of: a text; `steps`, a script in order; `video`, a file or the id of an
     indexed video; `like`, a moment as VIDEO@1:23. Builds the index when there is none or an old one.
 
-    `folders`: indices to search as one, instead of the run's own. StepclipError unless just one is asked."""
+    `folders`: indices to search as one, instead of the run's own; `dask`: by workers that each hold some of
+    them, `local:N` or a scheduler's address. StepclipError unless just one is asked."""
     given = [text is not None, steps is not None, video is not None, like is not None]
     if sum(given) != 1:
         raise StepclipError(
@@ -124,6 +127,10 @@ def search_stage(
         )
     if text is not None and not text.strip():
         raise StepclipError("the text is empty", "a sentence", 'stepclip search "stir the liquid"')
+    if dask is not None and (video is not None or like is not None):
+        raise StepclipError(
+            f"--dask {dask} beside --video or --like", "a text or --steps FILE", "the same without --dask"
+        )
     moment = parse_moment(like) if like is not None else None
     index, paths, chosen = open_index(layout, dataset, run, folders, device=device)
     from ..evaluate.search import Filter
@@ -136,10 +143,16 @@ def search_stage(
             return index.search_like_video(str(video), top, where)
         return _by_video(index, paths, chosen, video, top, where, encoder, device, progress)
     loaded = load_text_encoder(paths, encoder, device)
-    if steps is not None:
-        return index.search_script(steps, loaded, top, where)
-    assert text is not None
-    return index.search(text, loaded, top, by, where)
+    with ExitStack() as open_:
+        asked: Any = index
+        if dask is not None:
+            from ..evaluate.search.fleet import fleet
+
+            own = [str(folder) for folder in folders] or [str(layout.index(chosen.name))]
+            asked = open_.enter_context(fleet(dask, own))
+        if steps is not None:
+            return list(asked.search_script(steps, loaded, top, where=where))
+        return list(asked.search(text, loaded, top, by, where))
 
 
 def _by_video(

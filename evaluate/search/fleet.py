@@ -29,10 +29,18 @@ def _vectors(folder: str, level: str, queries: np.ndarray, top: int, where: Filt
     return (*index.search_vectors(level, queries, top, where), index.meta)
 
 
+def _text(
+    folder: str, query: np.ndarray, moment: np.ndarray, top: int, by: str, where: Filter
+) -> tuple[list[Answer], dict[str, Any]]:
+    index = _opened(folder)
+    return index.search_placed(query, moment, top, by, where), index.meta
+
+
 def _script(
     folder: str, moments: np.ndarray, script: np.ndarray, steps: Sequence[str], top: int, where: Filter
-) -> list[Answer]:
-    return _opened(folder).search_placed_script(steps, moments, script, top, where)
+) -> tuple[list[Answer], dict[str, Any]]:
+    index = _opened(folder)
+    return index.search_placed_script(steps, moments, script, top, where), index.meta
 
 
 class Fleet:
@@ -53,12 +61,6 @@ class Fleet:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cosines, shards and rows in the shard, each (Q, k), of the nearest vectors over all shards."""
         found = self._each(_vectors, level, queries, top, where)
-        for folder, (*_, meta) in zip(self.folders, found, strict=True):
-            for key in ("fingerprint", "recipe", "step", "spaces"):
-                if meta[key] != self.near.meta[key]:
-                    raise StepclipError(
-                        f"{folder} and {self.folders[0]} differ in {key}", "shards of one index"
-                    )
         # a row of shard i as i << 48 + row: they merge as plain numbers
         coded = [(s, np.where(r < 0, -1, r + (i << 48))) for i, (s, r, _) in enumerate(found)]
         scores, rows = merged(coded, top)
@@ -69,13 +71,36 @@ class Fleet:
     ) -> list[Answer]:
         """As `SearchIndex.search_script`; each shard has its own candidates."""
         steps, moments, script = self.near.place_script(steps, encoder)
-        found = self._each(_script, moments, script, steps, top, where)
-        every = [answer for answers in found for answer in answers]
-        return sorted(every, key=lambda answer: -answer.score)[:top]
+        return _best(self._each(_script, moments, script, steps, top, where), top)
+
+    def search(
+        self,
+        text: str,
+        encoder: Any,
+        top: int = 5,
+        by: str = "moment",
+        where: Filter = EVERYTHING,
+    ) -> list[Answer]:
+        """As `SearchIndex.search`."""
+        return _best(self._each(_text, *self.near.place_text(text, encoder, by), top, by, where), top)
 
     def _each(self, ask: Any, *arguments: Any) -> list[Any]:
+        """What each shard's worker answers, its index's meta last; StepclipError where shards are not of one
+        index."""
         futures = [self.client.submit(ask, folder, *arguments, pure=False) for folder in self.folders]
-        return self.client.gather(futures)
+        found: list[Any] = self.client.gather(futures)
+        for folder, (*_, meta) in zip(self.folders, found, strict=True):
+            for key in ("fingerprint", "recipe", "step", "spaces"):
+                if meta[key] != self.near.meta[key]:
+                    raise StepclipError(
+                        f"{folder} and {self.folders[0]} differ in {key}", "shards of one index"
+                    )
+        return found
+
+
+def _best(found: Sequence[tuple[list[Answer], Any]], top: int) -> list[Answer]:
+    every = [answer for answers, _ in found for answer in answers]
+    return sorted(every, key=lambda answer: -answer.score)[:top]
 
 
 @contextmanager

@@ -169,16 +169,30 @@ class SearchIndex:
     ) -> list[Answer]:
         """The `top` videos for a text. by: "moment", the best second, for a sentence; "step", the best step
         of the videos' own scripts, with its span; "video", the whole video, for a script."""
+        return self.search_placed(*self.place_text(text, encoder, by), top, by, where)
+
+    def place_text(
+        self, text: str, encoder: TextEncoder, by: str = "moment"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A text's unit embeddings (1, E) where what `search` looks for lies, and where moments lie."""
         if not text.strip():
             raise StepclipError("the text to search for is empty", "a sentence or a whole script")
         if by not in BY:
             raise StepclipError(f"by = {by!r}{nearest(by, BY)}", "'moment', 'step' or 'video'")
         query = self.encode(encoder, [text], BY[by]).numpy()
-        moment = query if by != "video" else None
-        if moment is None and self.meta["spaces"]["videos"] == self.meta["spaces"]["windows"]:
-            moment = query
-        if moment is None:
-            moment = self.encode(encoder, [text], "windows").numpy()
+        if by != "video" or self.meta["spaces"]["videos"] == self.meta["spaces"]["windows"]:
+            return query, query
+        return query, self.encode(encoder, [text], "windows").numpy()
+
+    def search_placed(
+        self,
+        query: np.ndarray,
+        moment: np.ndarray,
+        top: int = 5,
+        by: str = "moment",
+        where: Filter = EVERYTHING,
+    ) -> list[Answer]:
+        """`search` for what `place_text` gave."""
         return self._by_vector(BY[by], query, moment, _checked(top), where)
 
     def search_like(

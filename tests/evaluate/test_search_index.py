@@ -103,11 +103,15 @@ def test_dask_workers_answer_as_one_index(world: World, tmp_path: Path) -> None:
     with fleet("local:2", folders) as far:
         scores, shards, rows = far.search_vectors("windows", queries, 7, Filter(task="2"))
         answers = far.search_script(script, encoder, 4)
+        texts = {by: far.search(script[1], encoder, 4, by) for by in ("moment", "step", "video")}
     expected, places = here.search_vectors("windows", queries, 7, Filter(task="2"))
     assert scores == pytest.approx(expected, abs=1e-5)
     first = np.cumsum([0, *(len(part.levels["windows"]) for part in here.parts)])
     assert np.array_equal(np.sort(first[shards] + rows), np.sort(places))
     assert [a.video_id for a in answers] == [a.video_id for a in here.search_script(script, encoder, 4)]
+    for by, found in texts.items():
+        wanted = here.search(script[1], encoder, 4, by)
+        assert [a.score for a in found] == pytest.approx([a.score for a in wanted], abs=1e-5)
 
 
 def test_another_run_or_other_features_are_not_added(world: World, tmp_path: Path) -> None:

@@ -63,3 +63,6 @@ def test_tables_are_written_from_the_runs(benchmarks: Any) -> None:
         and bench.cell([0.5, 0.02]) == "50.0 ± 2.0"
         and bench.cell(None) == "–"
     )
+    other = {**one, "few_shot": [{"name": "dtw", "one": {"accuracy": 0.5}}]}
+    assert bench.less([one], [other], "few_shot", "dtw", "one.accuracy") == [pytest.approx(0.1)]
+    assert bench.less([one], [other], "few_shot", "dtw", "more.accuracy") == [None]

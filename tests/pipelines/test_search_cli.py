@@ -53,6 +53,19 @@ def test_filters_and_folders(root: Path, cli: Cli) -> None:
     assert len(twice) == 5
 
 
+@pytest.mark.slow
+def test_dask_workers_answer_alike(root: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "steps.txt").write_text("take up the flask\nstir\n")
+    for asked in (("stir",), ("--steps", tmp_path / "steps.txt")):
+        here = answers(cli("search", *asked, "--root", root, "--json"))
+        far = answers(cli("search", *asked, "--root", root, "--json", "--dask", "local:1"))
+        assert [a["video_id"] for a in far] == [a["video_id"] for a in here]
+    done = cli("search", "--like", "cleo@0:01", "--root", root, "--dask", "local")
+    assert done.code == 2 and "without --dask" in done.err
+    done = cli("search", "stir", "--root", root, "--dask", "local:none")
+    assert done.code == 2 and "local:N" in done.err
+
+
 def test_add_and_remove(root: Path, cli: Cli) -> None:
     assert cli("index", "build", "--root", root).code == 0
     done = cli("index", "remove", "ben", "nobody", "--root", root)
