@@ -2,12 +2,12 @@
 
     python benchmarks/bench_search.py [--root DIR] [--out DIR] [--count 1000000] [--rounds 5] [--quick]
 
-An index of COUNT moments of 512 numbers (vectors made for it: 20,000 clusters), 100 to a video, as
-`stepclip index build` writes it and `stepclip search` opens it: mapped from the disk. One thread, processor
-time, contenders in turn, median of the rounds. Two sorts of queries: moments, which lie where the indexed
-vectors lie; and sentences, far from them as texts are from pictures in CLIP (a common offset, cosines of
-about 0.3 with what they mean). Writes search.json, search.md and search.svg into OUT (beside this script);
-what it makes under ROOT, some 9 GB, it removes. --quick: 50,000 vectors.
+An index of COUNT moments of 512 numbers, 100 to a video, as `stepclip index build` writes it and `stepclip
+search` opens it. The vectors are made for it, after what features of videos look like (`made_vectors`). One
+thread, processor time, contenders in turn, median of the rounds. Two sorts of queries: moments, which lie
+where the indexed vectors lie; and sentences, far from them as texts are from pictures in CLIP (another
+offset, cosines of about 0.25 with what they mean). Writes search.json, search.md and search.svg into OUT
+(beside this script); what it makes under ROOT, some 9 GB, it removes. --quick: 50,000 vectors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from stepclip.evaluate.search.part import write_part
 from stepclip.evaluate.search.vectors import Vectors
 
 HERE = Path(__file__).parent
-PER_VIDEO = 100
+PER_VIDEO, STEPS = 100, 8
 BATCHES = (1, 16, 256)
 
 
@@ -46,7 +46,7 @@ BATCHES = (1, 16, 256)
 class Sizes:
     count: int = 1_000_000
     dim: int = 512
-    clusters: int = 20_000
+    clusters: int = 16_000  # steps of all procedures
     queries: int = 1000  # of each sort, for recall
     rounds: int = 5
     candidates: int = 1000
@@ -60,20 +60,37 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def made_vectors(sizes: Sizes, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Unit vectors (N, D), and unit queries (Q, D) by sort."""
+    """Unit vectors (N, D) of videos of 100 frames each, and unit queries (Q, D) by sort.
+
+    As features of videos are: a common offset (two random frames have a cosine of about 0.54), directions
+    whose variances fall as 1 / k, tasks, procedures of them, 8 steps of each, videos, frames that wander.
+    """
     rng = np.random.default_rng(seed)
-    centres = unit(rng.normal(size=(sizes.clusters, sizes.dim)))
-    x = np.empty((sizes.count, sizes.dim), np.float32)
-    for first in range(0, sizes.count, 50_000):
-        rows = min(50_000, sizes.count - first)
-        noise = 1.4 * rng.normal(size=(rows, sizes.dim)) / sizes.dim**0.5
-        x[first : first + rows] = unit(centres[rng.integers(sizes.clusters, size=rows)] + noise)
-    offset = unit(rng.normal(size=sizes.dim))
-    noise = rng.normal(size=(2, sizes.queries, sizes.dim)) / sizes.dim**0.5
-    mean = centres[rng.integers(sizes.clusters, size=sizes.queries)]
+    scale = np.arange(1, sizes.dim + 1) ** -0.5
+    scale = (scale / np.linalg.norm(scale)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(sizes.dim, sizes.dim)))[0].astype(np.float32)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return scale * rng.normal(size=(*shape, sizes.dim)).astype(np.float32)
+
+    procedures = sizes.clusters // STEPS
+    tasks = 0.6 * drawn(max(1, procedures // 10))
+    steps = (tasks[rng.integers(len(tasks), size=procedures)] + 0.4 * drawn(procedures))[:, None]
+    steps = steps + 0.6 * drawn(procedures, STEPS)
+    pictures, words = 1.2 * unit(rng.normal(size=(2, sizes.dim)))
+    x = np.empty((sizes.count // PER_VIDEO * PER_VIDEO, sizes.dim), np.float32)
+    at = np.arange(PER_VIDEO) * STEPS // PER_VIDEO
+    for first in range(0, len(x), 500 * PER_VIDEO):
+        videos = min(500, (len(x) - first) // PER_VIDEO)
+        noise = 0.3 * drawn(videos, PER_VIDEO)
+        for t in range(1, PER_VIDEO):
+            noise[:, t] = 0.9 * noise[:, t - 1] + (1 - 0.81) ** 0.5 * noise[:, t]
+        frames = steps[rng.integers(procedures, size=videos)][:, at] + 0.5 * drawn(videos)[:, None] + noise
+        x[first : first + videos * PER_VIDEO] = unit(pictures + frames.reshape(-1, sizes.dim) @ turn)
+    meant = steps.reshape(-1, sizes.dim)[rng.integers(procedures * STEPS, size=sizes.queries)]
     return x, {
-        "moments": unit(x[rng.integers(sizes.count, size=sizes.queries)] + 0.5 * noise[0]),
-        "sentences": unit(0.5 * mean + 0.7 * offset + 0.7 * noise[1]),
+        "moments": unit(x[rng.integers(len(x), size=sizes.queries)] + 0.15 * drawn(sizes.queries) @ turn),
+        "sentences": unit(words + (0.6 * meant + 0.3 * drawn(sizes.queries)) @ turn),
     }
 
 
