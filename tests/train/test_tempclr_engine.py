@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from stepclip.cache import FeatureStore, StepclipError
+from stepclip.cache import FeatureStore, FeatureWriter, StepclipError
 from stepclip.evaluate.embed import embed
 from stepclip.train import fit, list_recipes, load_checkpoint, load_recipe
 
@@ -122,6 +123,31 @@ def test_the_video_form_and_the_labelled_rows_train(made: Made, tmp_path: Path) 
     run(made, tmp_path / "rows", *rows)
     for row in log(tmp_path / "rows"):
         assert row["loss"] == pytest.approx(0.88 * row["naming"] + 0.12 * row["sequence"], rel=1e-5)
+
+
+def test_videos_against_videos_need_no_sentences(made: Made, tmp_path: Path) -> None:
+    """A cache without texts trains the video-video form; what needs sentences says what is missing."""
+    with (
+        FeatureStore.open(made.store) as store,
+        FeatureWriter(tmp_path / "bare", store.fingerprint, dim=store.dim) as writer,
+    ):
+        for video_id in store.video_ids:
+            one = store[video_id]
+            writer.add(video_id, np.array(one.features), one.times, one.duration)
+    bare = Made(tmp_path / "bare", made.manifest.without_truth(), made.labels)
+    alone = ["loss.videos=1.0", "loss.sequence=0.0", "loss.unit=0.0", "stages.first=0"]
+    run(bare, tmp_path / "run", *alone, "data.spans=uniform", "loss.rivals=false", "train.epochs=24")
+    losses = [row["videos"] for row in log(tmp_path / "run")]
+    assert sum(losses[-24:]) < sum(losses[:24])
+    with FeatureStore.open(tmp_path / "bare") as store:
+        assert (
+            embed(load_checkpoint(tmp_path / "run"), store, store.video_ids[:2], "cpu")
+            .frames.isfinite()
+            .all()
+        )
+    for asked in (["loss.sequence=0.5"], ["data.spans=visit-all"]):
+        with pytest.raises(StepclipError, match="text"):
+            run(bare, tmp_path / "not", *alone, "data.spans=uniform", *asked)
 
 
 @pytest.mark.slow

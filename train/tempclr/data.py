@@ -43,7 +43,8 @@ class Units(NamedTuple):
 
 
 class SequenceSet:
-    """Videos with features, their scripts, and the span of rows of each sentence, all on one device."""
+    """Videos with features, their scripts, and the span of rows of each sentence, all on one device. Without
+    `texts` no sentence is looked at: the cache need not have them."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class SequenceSet:
         progress: bool = True,
         mapped: bool = False,
         centre: bool = False,
+        texts: bool = True,
     ) -> None:
         if not rows:
             raise StepclipError(
@@ -79,7 +81,12 @@ class SequenceSet:
         table = torch.zeros(len(rows), max(len(row.steps) for row in rows), dtype=torch.int64)
         for i, row in enumerate(rows):  # once, at the start
             table[i, : len(row.steps)] = torch.tensor([place[step] for step in row.steps])
-        self.sentences = torch.as_tensor(store.text(sentences, "step")).float().to(device)
+        found = (
+            torch.as_tensor(store.text(sentences, "step"))
+            if texts
+            else torch.zeros(len(sentences), store.dim)
+        )
+        self.sentences = found.float().to(device)
         self.table = table.to(device)
         self.steps = torch.tensor([len(row.steps) for row in rows], device=device)
         names = [f"{row.task}\n{row.procedure}" for row in rows]

@@ -164,6 +164,11 @@ class TempCLRRecipe(Recipe):
     def needs_times(self) -> bool:
         return self.data.spans == "given"
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether sentences are looked at: videos against videos, with steps placed otherwise, need none."""
+        return self.loss.terms != ("videos",) or self.data.spans not in ("given", "uniform")
+
     def faults(self) -> dict[str, bool]:
         loss, data = self.loss, self.data
         return {

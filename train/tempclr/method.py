@@ -101,7 +101,7 @@ class TempCLR(Method):
 def start(recipe: TempCLRRecipe, setting: Setting) -> TempCLR:
     data = SequenceSet(
         setting.store, setting.rows, recipe.data, setting.device, setting.progress, setting.mapped,
-        centre=recipe.model.centre,
+        centre=recipe.model.centre, texts=recipe.needs_text,
     )  # fmt: skip
     model = ClipModel(recipe.model, setting.store.dim, data.text_dim, recipe.loss.tau).to(setting.device)
     model.take_mean(data.sentences)
