@@ -32,3 +32,8 @@ def test_in_small(bench: ModuleType, tmp_path: Path) -> None:
     for figures in (result["all"], *kinds.values()):
         assert 0 < figures["p50"] <= figures["p95"] <= figures["p99"]
     assert result["requests_per_second"] == pytest.approx(result["all"]["count"] / 2.0, abs=0.1)
+    bench.save({"exact": result}, tmp_path)
+    assert (
+        f"| exact | 300 | 1,200 | {result['requests_per_second']:.0f} " in (tmp_path / "serve.md").read_text()
+    )
+    assert (tmp_path / "serve.svg").stat().st_size > 1000
