@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/bench_serve.py            # 100,000 videos of 10 moments, 20 clients; 3 GB
     .venv/bin/python benchmarks/bench_serve.py --quick    # a tenth, for a look
 
-The moments are searched exactly, and by an approximate index (ivf). The vectors are made, each after the
+They are searched exactly, and by an approximate index (ivf). The vectors are made, each after the
 sentence that its moment shows; the sentences are encoded by the embedded encoder; everything between is the
 real command: HTTP, search, answers. Each client asks again when it was answered, with no pause.
 serve.json, .md and .svg: milliseconds at the median, the 95th and the 99th percentile, by kind of request;
@@ -106,7 +106,8 @@ def make_root(root: Path, videos: int, moments: int, kind: str = "exact", seed: 
         embedded, {}, windows, labels, [np.zeros(0, np.int64)] * videos, [np.zeros((0, 2))] * videos
     )
     whole = make_level(x, kind, None if kind == "exact" else texts)
-    levels = {"videos": make_level(means, "exact"), "windows": whole, "steps": steps}
+    of_videos = make_level(means, kind, None if kind == "exact" else texts)
+    levels = {"videos": of_videos, "windows": whole, "steps": steps}
     folder = root / "indexes" / "made"
     write_part(folder / "parts" / "0000", made, levels, manifest)
     about = {
@@ -219,7 +220,7 @@ def run(
 
 def markdown(results: dict[str, Any]) -> str:
     lines = [
-        "| index of moments | videos | moments | requests/s | median, ms | 95 % | 99 % | processor, ms each "
+        "| index | videos | moments | requests/s | median, ms | 95 % | 99 % | processor, ms each "
         "| memory, GiB |",
         "|---|" + 8 * "---:|",
     ]
@@ -280,7 +281,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--videos", type=int, default=100_000)
     parser.add_argument("--moments", type=int, default=10)
-    parser.add_argument("--kind", default="exact,ivf", help="of the index of moments; the videos' is exact")
+    parser.add_argument("--kind", default="exact,ivf", help="of the index: exact, ivf, hnsw or pq")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--quick", action="store_true")

@@ -3,9 +3,9 @@
 | kind | what it is | when |
 |---|---|---|
 | exact | every vector is compared (IndexFlatIP) | the default, while the vectors fit into the memory given |
-| ivf | the nearest of some hundreds of cells are compared | many queries, vectors in memory |
-| hnsw | a walk on a graph of neighbours | likewise, small batches |
-| pq | cells of codes of dim / 8 bytes, the best compared again with the vectors on the disk | beyond memory |
+| ivf | cells of codes of dim bytes, the best compared again with the vectors on the disk | many queries |
+| hnsw | a walk on a graph of neighbours | many queries for moments, small batches |
+| pq | as ivf, codes of dim / 8 bytes | beyond memory |
 
 Sentences are asked of vectors of pictures: far from what an approximate index is trained on (text2image at
 big-ann-benchmarks). So each one is tuned and measured on sentences: `tune` raises its effort until 95 % of
@@ -30,6 +30,8 @@ NEAREST = 10
 LEAST = 2000  # vectors below which exact search is at once the fastest
 RESIDENT = 0.5  # of the free memory, for an exact index
 FOR_CODES = 20_000  # vectors that the codes of pq are learned from
+REFINED = {"ivf": 20, "pq": 100}  # kinds that compare codes, and how many they compare again at least
+STALLED = 0.005  # of recall: less is no gain
 PER_CELL = 39  # training vectors that FAISS wants for each cell
 
 
@@ -47,8 +49,11 @@ def load_faiss() -> Any:
 
 
 def choose_kind(count: int, dim: int, memory: float | None) -> str:
-    """exact while `count` vectors of `dim` float32 fit into `memory` bytes (None: they do), else pq."""
-    return "exact" if memory is None or count < LEAST or 4.0 * count * dim <= memory else "pq"
+    """exact while `count` vectors of `dim` float32 fit into `memory` bytes (None: they do), else ivf while
+    its codes do, else pq."""
+    if memory is None or count < LEAST or 4.0 * count * dim <= memory:
+        return "exact"
+    return "ivf" if (dim + 8.0) * count <= memory else "pq"
 
 
 def factory(kind: str, count: int, dim: int) -> str:
@@ -61,7 +66,7 @@ def factory(kind: str, count: int, dim: int) -> str:
     if kind == "hnsw":
         return "HNSW32"
     if kind == "ivf":
-        return f"IVF{cells},Flat"
+        return f"IVF{cells},SQ8"
     pieces = next(m for m in range(max(1, dim // 8), 0, -1) if dim % m == 0)
     return f"IVF{cells},PQ{pieces}"
 
@@ -69,7 +74,7 @@ def factory(kind: str, count: int, dim: int) -> str:
 @dataclass
 class Level:
     """One set of unit vectors that can be searched: `index` and, where it cannot give them back, `raw` (N, E)
-    float16 on the disk. `effort`: nprobe or efSearch; kind pq compares `refine` times as many again."""
+    float16 on the disk. `effort`: nprobe or efSearch; ivf and pq compare `refine` times as many again."""
 
     index: Any
     raw: np.ndarray | None = None
@@ -101,7 +106,7 @@ class Level:
             return np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         if self.file is not None:
             self._settle()
-        if self.kind != "pq":
+        if self.kind not in REFINED:
             scores, rows = self.index.search(queries, top, params=self._parameters(allowed, top))
         else:
             scores, rows = self._refined(queries, top, allowed)
@@ -132,7 +137,7 @@ class Level:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best by their codes, compared again by the vectors themselves."""
         assert self.raw is not None
-        wanted = min(len(self), max(100, self.refine * top))
+        wanted = min(len(self), max(REFINED[self.kind], self.refine * top))
         _, rows = self.index.search(queries, wanted, params=self._parameters(allowed, wanted))
         scores = np.full(rows.shape, -np.inf, np.float32)
         for q, found in enumerate(rows):
@@ -211,22 +216,37 @@ def _cells(index: Any) -> int | None:
 
 
 def tune(level: Level, vectors: np.ndarray, queries: np.ndarray, target: float = TARGET) -> float:
-    """Raise the level's effort until `target` of the ten nearest to `queries` are found; its recall."""
+    """Raise the level's effort until `target` of the ten nearest to `queries` are found; its recall.
+
+    With codes (ivf, pq) it is either the cells looked at or the candidates compared again that are too few:
+    the one is doubled while that helps, then the other.
+    """
     faiss = load_faiss()
     _, truth = faiss.knn(queries, vectors, min(NEAREST, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     cells = _cells(level.index)
-    most = cells or 4096
-    level.effort, level.refine = (1 if cells else 16), 10
-    while True:
+    most = {"effort": cells or 4096, "refine": 1000 if level.kind in REFINED else 0}
+    level.effort, level.refine = (1 if cells else 16), 10 if level.kind == "pq" else 2
+    level.recall, raised = recall(level, queries, truth), "effort"
+    while level.recall < target:
+        left = [knob for knob in most if getattr(level, knob) < most[knob]]
+        if not left:
+            return level.recall
+        raised = raised if raised in left else left[0]
+        before = level.recall
+        setattr(level, raised, min(most[raised], 2 * getattr(level, raised)))
         level.recall = recall(level, queries, truth)
-        if level.recall >= target:
-            return level.recall
-        if level.effort < most:
-            level.effort = min(most, 2 * level.effort)
-        elif level.kind == "pq" and level.refine < 1000:
-            level.refine *= 4
-        else:
-            return level.recall
+        if level.recall - before < STALLED:
+            raised = "refine" if raised == "effort" else "effort"
+    full = level.effort  # a part of the last doubling may do
+    for less in (3 * full // 4, 7 * full // 8):
+        if less < 3:
+            break
+        level.effort = less
+        if (found := recall(level, queries, truth)) >= target + STALLED:
+            level.recall = found
+            return found
+    level.effort = full
+    return level.recall
 
 
 def recall(level: Level, queries: np.ndarray, truth: np.ndarray) -> float:
@@ -250,6 +270,6 @@ def open_level(folder: Path, name: str, about: dict[str, Any], gpu: bool = False
     if gpu and about["kind"] != "hnsw" and getattr(faiss, "get_num_gpus", int)():
         index, file = faiss.index_cpu_to_all_gpus(index), None  # not run here: no GPU
     file = file if about["kind"] == "exact" else None
-    has_raw = about["kind"] in ("ivf", "pq")
+    has_raw = about["kind"] in REFINED
     raw = np.load(folder / f"{name}.npy", mmap_mode="r") if has_raw else None
     return Level(index, raw, about["effort"], about["refine"], about["kind"], about["recall"], file=file)

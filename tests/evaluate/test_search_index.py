@@ -15,7 +15,14 @@ import torch
 from stepclip.cache.errors import StepclipError
 from stepclip.cache.fingerprint import Fingerprint
 from stepclip.evaluate.search import Filter, SearchIndex, add_videos, build_index, remove_videos
-from stepclip.evaluate.search.kinds import choose_kind, factory, make_level, open_level, save_level
+from stepclip.evaluate.search.kinds import (
+    choose_kind,
+    factory,
+    load_faiss,
+    make_level,
+    open_level,
+    save_level,
+)
 from stepclip.train.method import Embedder
 
 from .conftest import DIM, World
@@ -235,12 +242,35 @@ def test_a_level_that_is_added_to_keeps_its_training(clustered, tmp_path: Path) 
     assert rows[:, 0].tolist() == list(range(10))
 
 
+@pytest.mark.parametrize("kind", ["ivf", "pq"])
+def test_scores_are_the_vectors_own_and_what_errs_is_raised(kind: str) -> None:
+    """Codes choose, the vectors themselves are compared; where codes err, more candidates are compared again
+    before all cells are looked at."""
+    rng = np.random.default_rng(0)
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+    x = unit(unit(rng.normal(size=(20, 32))).repeat(1000, 0) + 0.05 * rng.normal(size=(20_000, 32)))
+    queries = unit(x[rng.integers(len(x), size=200)] + 0.1 * rng.normal(size=(200, 32)))
+    level = make_level(x, kind, queries)
+    assert level.recall >= 0.95
+    assert level.effort < load_faiss().extract_index_ivf(level.index).nlist
+    scores, rows = level.search(queries[:20], 10)
+    for q in range(20):
+        assert scores[q] == pytest.approx(x[rows[q]] @ queries[q], abs=2e-3)
+        assert (np.diff(scores[q]) <= 0).all()
+    if kind == "pq":  # codes of 4 bytes cannot tell a thousand neighbours
+        assert level.refine > 10
+
+
 def test_the_memory_chooses() -> None:
     assert choose_kind(10**6, 512, 3e9) == "exact"
-    assert choose_kind(10**6, 512, 2e9) == "pq"
+    assert choose_kind(10**6, 512, 2e9) == "ivf"
+    assert choose_kind(10**6, 512, 5e8) == "pq"
     assert choose_kind(10**6, 512, None) == "exact"
     assert choose_kind(500, 512, 10.0) == "exact"
-    assert (factory("ivf", 10**6, 512), factory("pq", 10**6, 512)) == ("IVF4096,Flat", "IVF4096,PQ64")
+    assert (factory("ivf", 10**6, 512), factory("pq", 10**6, 512)) == ("IVF4096,SQ8", "IVF4096,PQ64")
     assert factory("pq", 10**6, 50).endswith("PQ5") and factory("ivf", 100, 8) == "Flat"
     with pytest.raises(StepclipError, match="did you mean 'hnsw'"):
         factory("hsnw", 10**6, 512)
