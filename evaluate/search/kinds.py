@@ -218,23 +218,24 @@ def _cells(index: Any) -> int | None:
 def tune(level: Level, vectors: np.ndarray, queries: np.ndarray, target: float = TARGET) -> float:
     """Raise the level's effort until `target` of the ten nearest to `queries` are found; its recall.
 
-    With codes (ivf, pq) it is either the cells looked at or the candidates compared again that are too few:
-    the one is doubled while that helps, then the other.
+    `target` is reached when the share, less its standard error over the queries, is: other sentences are
+    asked later. With codes (ivf, pq) it is either the cells looked at or the candidates compared again that
+    are too few: the one is doubled while that helps, then the other.
     """
     faiss = load_faiss()
     _, truth = faiss.knn(queries, vectors, min(NEAREST, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
     cells = _cells(level.index)
     most = {"effort": cells or 4096, "refine": 1000 if level.kind in REFINED else 0}
     level.effort, level.refine = (1 if cells else 16), 10 if level.kind == "pq" else 2
-    level.recall, raised = recall(level, queries, truth), "effort"
-    while level.recall < target:
+    (level.recall, error), raised = _share(level, queries, truth), "effort"
+    while level.recall - error < target:
         left = [knob for knob in most if getattr(level, knob) < most[knob]]
         if not left:
             return level.recall
         raised = raised if raised in left else left[0]
         before = level.recall
         setattr(level, raised, min(most[raised], 2 * getattr(level, raised)))
-        level.recall = recall(level, queries, truth)
+        level.recall, error = _share(level, queries, truth)
         if level.recall - before < STALLED:
             raised = "refine" if raised == "effort" else "effort"
     full = level.effort  # a part of the last doubling may do
@@ -242,7 +243,8 @@ def tune(level: Level, vectors: np.ndarray, queries: np.ndarray, target: float =
         if less < 3:
             break
         level.effort = less
-        if (found := recall(level, queries, truth)) >= target + STALLED:
+        found, error = _share(level, queries, truth)
+        if found - error >= target:
             level.recall = found
             return found
     level.effort = full
@@ -251,8 +253,14 @@ def tune(level: Level, vectors: np.ndarray, queries: np.ndarray, target: float =
 
 def recall(level: Level, queries: np.ndarray, truth: np.ndarray) -> float:
     """Share of the true nearest rows `truth` (Q, k) that the level finds among its first k."""
+    return _share(level, queries, truth)[0]
+
+
+def _share(level: Level, queries: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """`recall`, and its standard error over the queries."""
     _, rows = level.search(queries, truth.shape[1])
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, rows, strict=True)]))
+    each = np.array([np.isin(a, b).mean() for a, b in zip(truth, rows, strict=True)])
+    return float(each.mean()), float(each.std() / len(each) ** 0.5)
 
 
 def save_level(level: Level, folder: Path, name: str) -> None:
