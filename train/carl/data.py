@@ -14,6 +14,7 @@ from ...cache.packed import PackedFeatures
 from ...cache.store import FeatureStore
 from ..features import Features, Spread, spread
 from ..method import digest_of
+from ..rows import check_rows
 from .augment import Fitted, change_looks, fit_offsets
 from .knobs import CarlData
 from .views import draws_needed, sample_views
@@ -46,10 +47,7 @@ class ViewSet:
         mapped: bool = False,
         seed: int = 0,
     ) -> None:
-        if not videos:
-            raise StepclipError(
-                "no video to train on has features", "a cache of this manifest", "stepclip extract"
-            )
+        check_rows(videos, scripts=False)
         self.config, self.ids = config, tuple(row.video_id for row in videos)
         self.appearance = _appearance(config, store.views, mapped)
         copies = self.appearance in ("cached", "fitted")

@@ -16,6 +16,7 @@ from ..features import Features, spread
 from ..losses import label_frames
 from ..losses.unit import unit
 from ..method import digest_of
+from ..rows import check_rows, procedures_of, script_table
 from .knobs import TempCLRData
 from .model import unit_means
 
@@ -57,12 +58,7 @@ class SequenceSet:
         centre: bool = False,
         texts: bool = True,
     ) -> None:
-        if not rows:
-            raise StepclipError(
-                "no video to train on has features", "a cache of this manifest", "stepclip extract"
-            )
-        if empty := [row.video_id for row in rows if not row.steps]:
-            raise StepclipError(f"the video '{empty[0]}' has no steps", "at least one step per video")
+        check_rows(rows)
         self.config = config
         self.ids = tuple(row.video_id for row in rows)
         self.packed: Features = (
@@ -76,23 +72,14 @@ class SequenceSet:
         self.means = unit_means(self.packed) if centre or config.neighbours else None
         self.base = self.means if centre else None
 
-        sentences = sorted({step for row in rows for step in row.steps})
-        place = {sentence: i for i, sentence in enumerate(sentences)}
-        table = torch.zeros(len(rows), max(len(row.steps) for row in rows), dtype=torch.int64)
-        for i, row in enumerate(rows):  # once, at the start
-            table[i, : len(row.steps)] = torch.tensor([place[step] for step in row.steps])
-        found = (
-            torch.as_tensor(store.text(sentences, "step"))
-            if texts
-            else torch.zeros(len(sentences), store.dim)
-        )
-        self.sentences = found.float().to(device)
+        sentences, table = script_table(rows, beyond=0)
+        self.sentences = torch.zeros(len(sentences), store.dim, device=device)
+        if texts:
+            self.sentences = torch.as_tensor(store.text(sentences, "step")).float().to(device)
         self.table = table.to(device)
         self.steps = torch.tensor([len(row.steps) for row in rows], device=device)
-        names = [f"{row.task}\n{row.procedure}" for row in rows]
-        numbers = {name: i for i, name in enumerate(sorted(set(names)))}
-        self.procedures = torch.tensor([numbers[name] for name in names], device=device)
-        self.classes, self.tasks = len(numbers), len({row.task for row in rows})
+        self.procedures = procedures_of(rows).to(device)
+        self.classes, self.tasks = int(self.procedures.max()) + 1, len({row.task for row in rows})
         self.spans = self._spans(rows).to(device)
         self.labelled: tuple[Tensor, Tensor, Tensor] | None = None
         if config.units == "rows":

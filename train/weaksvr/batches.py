@@ -17,6 +17,7 @@ from ..features import SHARE, Features, Spread, free_memory, spread
 from ..losses.corpus_labels import BYTES as CORPUS_BYTES
 from ..losses.corpus_labels import corpus_labels
 from ..method import digest_of
+from ..rows import check_rows, numbers, procedures_of, script_table
 from .sampling import rows_from_draws
 
 Padding = Literal["mask", "zeros", "mean"]
@@ -70,14 +71,9 @@ class TrainingSet:
         rivals: int = 0,
         seed: int = 0,
     ) -> None:
-        if not rows:
-            raise StepclipError(
-                "no video to train on has features", "a cache of this manifest", "stepclip extract"
-            )
-        if empty := [row.video_id for row in rows if not row.steps]:
-            raise StepclipError(f"the video '{empty[0]}' has no steps", "at least one step per video")
+        check_rows(rows)
         self.ids = tuple(row.video_id for row in rows)
-        self.tasks = _numbers([row.task for row in rows])
+        self.tasks = numbers([row.task for row in rows])
         # the features stay in half precision until a batch is gathered
         self.packed: Features = (
             store.mapped(device, self.ids) if mapped else store.load(device, self.ids, progress=progress)
@@ -89,16 +85,11 @@ class TrainingSet:
                 f"the video '{self.ids[int(self.lengths.argmin())]}' has no frames", "at least one"
             )
 
-        sentences = sorted({step for row in rows for step in row.steps})
-        scripts = sorted({row.paragraph for row in rows})
-        place = {sentence: i for i, sentence in enumerate(sentences)}
-        script = {paragraph: i for i, paragraph in enumerate(scripts)}
         longest = max(len(row.steps) for row in rows)
         if 0 < pad_to < longest:
             raise StepclipError(f"data.pad_to = {pad_to}, and a script of {longest} steps", f"{longest} or 0")
-        table = torch.full((len(rows), max(longest, pad_to)), len(sentences))  # the last row is the padding
-        for i, row in enumerate(rows):  # once, at the start
-            table[i, : len(row.steps)] = torch.tensor([place[step] for step in row.steps])
+        sentences, table = script_table(rows, pad_to)  # the last row of the sentences is the padding
+        scripts = sorted({row.paragraph for row in rows})
         known = torch.as_tensor(store.text(sentences, "step")).float()
         beyond = known.mean(0, keepdim=True) if padding == "mean" else torch.zeros(1, known.shape[1])
         self.sentences = torch.cat([known, beyond]).to(device)
@@ -109,8 +100,8 @@ class TrainingSet:
             )
         self.table = table.to(device)
         self.step_lengths = torch.tensor([len(row.steps) for row in rows], device=device)
-        self.script = torch.tensor([script[row.paragraph] for row in rows], device=device)
-        procedures = _numbers([f"{row.task}\n{row.procedure}" for row in rows])
+        self.script = numbers([row.paragraph for row in rows]).to(device)
+        procedures = procedures_of(rows)
         self.procedures = procedures.to(device)
         self.classes = int(procedures.max()) + 1
         self.vocabulary, self.vocabulary_size = _vocabularies(table, self.tasks, len(sentences), device)
@@ -203,11 +194,6 @@ class TrainingSet:
             None if rivals is None else rivals >= 0,
             None if self.labels is None else self.labels[rows],
         )
-
-
-def _numbers(names: Sequence[str]) -> Tensor:
-    known = {name: i for i, name in enumerate(sorted(set(names)))}
-    return torch.tensor([known[name] for name in names], dtype=torch.int64)
 
 
 def _vocabularies(table: Tensor, tasks: Tensor, padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
