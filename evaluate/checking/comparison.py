@@ -86,7 +86,7 @@ class Comparison:
             named = [f"A: {', '.join(part.steps_a)}"] if part.steps_a else []
             named += [f"B: {', '.join(part.steps_b)}"] if part.steps_b else []
             table.add_row(*(Text(each) for each in (part.kind, *times, "; ".join(named))))
-        yield table
+        yield table if self.partings else Text("they part nowhere")
         words = {True: "the same procedure", False: "not the same procedure", None: "not calibrated"}
         sure = "" if self.same is None else f": probability {100 * self.same:.0f} % that it is the same"
         yield Text(f"{words[self.matched]}{sure}, distance {self.distance:.3f}")
