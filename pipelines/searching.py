@@ -132,7 +132,8 @@ def search_stage(
             f"--dask {dask} beside --video or --like", "a text or --steps FILE", "the same without --dask"
         )
     moment = parse_moment(like) if like is not None else None
-    index, paths, chosen = open_index(layout, dataset, run, folders, device=device)
+    here = folders if dask is None else folders[:1]  # the others lie where the workers are
+    index, paths, chosen = open_index(layout, dataset, run, here, device=device)
     from ..evaluate.search import Filter
 
     where = where or Filter()

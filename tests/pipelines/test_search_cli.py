@@ -62,6 +62,9 @@ def test_dask_workers_answer_alike(root: Path, tmp_path: Path, cli: Cli) -> None
         assert [a["video_id"] for a in far] == [a["video_id"] for a in here]
     done = cli("search", "--like", "cleo@0:01", "--root", root, "--dask", "local")
     assert done.code == 2 and "without --dask" in done.err
+    shards = ("--index", root / "indexes" / RUN, "--index", root / "nowhere")
+    done = cli("search", "stir", "--root", root, *shards, "--dask", "local:1")  # the worker says so
+    assert done.code == 2 and "nowhere" in done.err and "Traceback" not in done.err
     done = cli("search", "stir", "--root", root, "--dask", "local:none")
     assert done.code == 2 and "local:N" in done.err
 
