@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,3 +71,8 @@ class Filter:
 
     def __bool__(self) -> bool:
         return self != Filter()
+
+
+def best_of(answers: Iterable[Answer], top: int) -> list[Answer]:
+    """The `top` of them, best first; equal ones stay in their order."""
+    return sorted(answers, key=lambda answer: -answer.score)[:top]

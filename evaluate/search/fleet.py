@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...cache.errors import StepclipError
-from .answers import Answer, Filter
+from .answers import Answer, Filter, best_of
 from .index import EVERYTHING, SearchIndex, merged
 
 KEPT = 64  # shards that a worker keeps mapped
@@ -71,7 +71,7 @@ class Fleet:
     ) -> list[Answer]:
         """As `SearchIndex.search_script`; each shard has its own candidates."""
         steps, moments, script = self.near.place_script(steps, encoder)
-        return _best(self._each(_script, moments, script, steps, top, where), top)
+        return self._best(top, _script, moments, script, steps, top, where)
 
     def search(
         self,
@@ -82,7 +82,11 @@ class Fleet:
         where: Filter = EVERYTHING,
     ) -> list[Answer]:
         """As `SearchIndex.search`."""
-        return _best(self._each(_text, *self.near.place_text(text, encoder, by), top, by, where), top)
+        return self._best(top, _text, *self.near.place_text(text, encoder, by), top, by, where)
+
+    def _best(self, top: int, ask: Any, *arguments: Any) -> list[Answer]:
+        """The best of what the shards answer."""
+        return best_of((answer for answers, _ in self._each(ask, *arguments) for answer in answers), top)
 
     def _each(self, ask: Any, *arguments: Any) -> list[Any]:
         """What each shard's worker answers, its index's meta last; StepclipError where shards are not of one
@@ -96,11 +100,6 @@ class Fleet:
                         f"{folder} and {self.folders[0]} differ in {key}", "shards of one index"
                     )
         return found
-
-
-def _best(found: Sequence[tuple[list[Answer], Any]], top: int) -> list[Answer]:
-    every = [answer for answers, _ in found for answer in answers]
-    return sorted(every, key=lambda answer: -answer.score)[:top]
 
 
 @contextmanager

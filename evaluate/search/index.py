@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ...cache.errors import StepclipError, nearest
 from ...cache.fingerprint import Fingerprint
-from .answers import Answer, Filter, Matched
+from .answers import Answer, Filter, Matched, best_of
 from .build import open_parts
 from .found import aligned_answer, moment_answer, step_answer, step_spans
 from .ordered import make_windows, script_order, video_order
@@ -260,7 +260,7 @@ class SearchIndex:
                     for step, (start, end), cosine in zip(steps, spans, fitted.cosines[i], strict=True)
                 )
                 found.append(aligned_answer(part, int(row), float(fitted.scores[i]), matched))
-        return sorted(found, key=lambda answer: -answer.score)[:top]
+        return best_of(found, top)
 
     def recall_script(
         self, steps: np.ndarray, where: Filter = EVERYTHING, candidates: int = CANDIDATES
@@ -333,7 +333,7 @@ class SearchIndex:
             found += [
                 aligned_answer(part, int(row), float(score)) for row, score in zip(best, scores, strict=True)
             ]
-        return sorted(found, key=lambda answer: -answer.score)[:top]
+        return best_of(found, top)
 
     def _by_part(self, videos: np.ndarray) -> Iterator[tuple[Part, np.ndarray]]:
         """Each part that holds some of `videos` (counted through the parts), and their rows in it, sorted."""

@@ -273,11 +273,12 @@ def save_level(level: Level, folder: Path, name: str) -> None:
 def open_level(folder: Path, name: str, about: dict[str, Any], gpu: bool = False) -> Level:
     """A level mapped into memory; with `gpu`, on the GPUs that faiss-gpu sees."""
     faiss = load_faiss()
-    file: Path | None = folder / f"{name}.faiss"
+    file = folder / f"{name}.faiss"
     index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
-    if gpu and about["kind"] != "hnsw" and getattr(faiss, "get_num_gpus", int)():
-        index, file = faiss.index_cpu_to_all_gpus(index), None  # not run here: no GPU
-    file = file if about["kind"] == "exact" else None
+    moved = gpu and about["kind"] != "hnsw" and bool(getattr(faiss, "get_num_gpus", int)())
+    if moved:
+        index = faiss.index_cpu_to_all_gpus(index)  # not run here: no GPU
+    kept = file if about["kind"] == "exact" and not moved else None
     has_raw = about["kind"] in REFINED
     raw = np.load(folder / f"{name}.npy", mmap_mode="r") if has_raw else None
-    return Level(index, raw, about["effort"], about["refine"], about["kind"], about["recall"], file=file)
+    return Level(index, raw, about["effort"], about["refine"], about["kind"], about["recall"], file=kept)

@@ -72,7 +72,7 @@ export class ComparePage {
     const said = { true: "The same procedure", false: "Not the same procedure", null: "No pairs taught this run what the same procedure is" }[found.matched];
     const sure = found.same === null ? "" : `: probability ${(100 * found.same).toFixed(0)} % that it is the same`;
     this.verdict.replaceChildren(el("p", { className: `note ${found.matched === false ? "bad" : found.matched ? "good" : ""}` },
-      el("strong", {}, said), `${sure}; distance ${Math.max(0, found.distance).toFixed(3)}. `,
+      el("strong", {}, said), `${sure}; distance ${found.distance.toFixed(3)}. `,
       found.partings.length ? `They part in ${found.partings.length} place${found.partings.length > 1 ? "s" : ""}.` : "They part nowhere."));
     this.follow = [table(found.path), table(found.path.map(([a, b]) => [b, a]))];
     this.ends = [0, 1].map((i) => Math.max(videos[i] ? videos[i].trim + videos[i].duration : values[i].duration, found.path.at(-1)[i], 0.1));
