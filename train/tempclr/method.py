@@ -73,12 +73,14 @@ class TempCLR(Method):
         units = self.data.gather(index, draws, rank, world)
         videos, windows = units.real.shape[:2]
         base = None if units.base is None else units.base.repeat_interleave(windows, 0)
-        few = len(self.data.sentences) <= units.words.numel()  # else those of the step alone
-        asked = self.data.sentences if few else self.data.sentences[units.words.flatten()]
+        asked, place = self.data.sentences, units.words
+        if len(asked) > place.numel():  # those of the step alone
+            asked = asked[place.flatten()]
+            place = torch.arange(place.numel(), device=place.device).view_as(place)
         out = forward(units.frames.flatten(0, 1), units.real.flatten(0, 1), base, asked)
         mine = out.windows.float().unflatten(0, (videos, windows))
         every = gather_with_gradient(mine, world)
-        texts = out.texts.float()[units.words] if few else out.texts.float().view(*units.words.shape, -1)
+        texts = out.texts.float()[place]
         return loss_terms(self.model, every, texts, units, self.recipe.loss, self.recipe.data.units, weights)
 
     def videos(self, inputs: Inputs) -> list[str]:

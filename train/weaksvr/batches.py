@@ -85,10 +85,9 @@ class TrainingSet:
                 f"the video '{self.ids[int(self.lengths.argmin())]}' has no frames", "at least one"
             )
 
-        longest = max(len(row.steps) for row in rows)
-        if 0 < pad_to < longest:
-            raise StepclipError(f"data.pad_to = {pad_to}, and a script of {longest} steps", f"{longest} or 0")
         sentences, table = script_table(rows, pad_to)  # the last row of the sentences is the padding
+        if 0 < pad_to < (longest := table.shape[1]):
+            raise StepclipError(f"data.pad_to = {pad_to}, and a script of {longest} steps", f"{longest} or 0")
         scripts = sorted({row.paragraph for row in rows})
         known = torch.as_tensor(store.text(sentences, "step")).float()
         beyond = known.mean(0, keepdim=True) if padding == "mean" else torch.zeros(1, known.shape[1])
