@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,29 @@ def one(layout: Any, entry: Entry, seed: int) -> dict[str, Any]:
     return {"results": found.to_dict(), "asked": asked, "seconds": spent}
 
 
+def all_runs(
+    layout: Any, entries: Sequence[Entry], seeds: int, part: tuple[int, int]
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """What `one` gives of every entry's run and seed, or of the `part` i of n of them."""
+    wanted = [(entry, seed) for entry in entries for seed in range(seeds)]
+    return {(entry.run, seed): one(layout, entry, seed) for entry, seed in wanted[part[0] :: part[1]]}
+
+
+def options(description: str | None) -> dict[str, Any]:
+    """The arguments of `run`, of the command line."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=Path("build/bench"))
+    parser.add_argument("--people", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--bench-seed", type=int, default=0)
+    parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from the i-th")
+    given = vars(parser.parse_args())
+    first, of = (int(x) for x in given["part"].split("/"))
+    return given | {"part": (first, of)}
+
+
 def run(
     root: Path,
     people: int,
@@ -122,10 +146,8 @@ def run(
 
     layout = Layout(root)
     preparing = prepare(layout, people, bench_seed)
-    wanted = [(entry, seed) for entry in entries for seed in range(seeds)]
-    share, of = part
-    done = {(entry.run, seed): one(layout, entry, seed) for entry, seed in wanted[share::of]}
-    if of > 1:
+    done = all_runs(layout, entries, seeds, part)
+    if part[1] > 1:
         return {}
     rows, first = [], done[entries[0].run, 0]["results"]
     for entry in entries:
@@ -167,16 +189,5 @@ def _kept(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=Path, default=Path("build/bench"))
-    parser.add_argument("--people", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--bench-seed", type=int, default=0)
-    parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from the i-th")
-    given = parser.parse_args()
-    share = tuple(int(x) for x in given.part.split("/"))
-    found = run(given.root, given.people, given.bench_seed, given.seeds, (share[0], share[1]))
-    if found:
+    if found := run(**options(__doc__)):
         print(save(found, HERE))

@@ -9,12 +9,11 @@ model is trained once per seed and evaluated on the test split by `stepclip eval
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import readme
-from bench_benchlab import Entry, one, prepare
+from bench_benchlab import Entry, all_runs, options, prepare
 from machine import machine
 
 HERE = Path(__file__).parent
@@ -47,16 +46,15 @@ def run(
 
     layout = Layout(root)
     prepare(layout, people, bench_seed)
-    wanted = [(entry, seed) for entry in ENTRIES for seed in range(seeds)]
-    done = {(entry.name, seed): one(layout, entry, seed) for entry, seed in wanted[part[0] :: part[1]]}
+    done = all_runs(layout, ENTRIES, seeds, part)
     if part[1] > 1:
         return {}
     table: dict[str, Cells] = {}
     for entry in ENTRIES:
-        rows = over_seeds([done[entry.name, seed]["results"] for seed in range(seeds)])
+        rows = over_seeds([done[entry.run, seed]["results"] for seed in range(seeds)])
         quoted = {row.part: row.figures for row in rows if row.headline}
         table[entry.name] = {head: _cell(quoted.get(of, {}).get(key)) for head, _, of, key in TASKS}
-    rows = over_seeds([done[ENTRIES[0].name, seed]["results"] for seed in range(seeds)])
+    rows = over_seeds([done[ENTRIES[0].run, seed]["results"] for seed in range(seeds)])
     table["best control"] = {
         head: _cell(
             max(
@@ -151,17 +149,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     from stepclip.cache.files import write_json
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", type=Path, default=Path("build/bench"))
-    parser.add_argument("--people", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--bench-seed", type=int, default=0)
-    parser.add_argument("--part", default="0/1", help="i/n: every n-th run, from the i-th")
-    given = parser.parse_args()
-    share = tuple(int(x) for x in given.part.split("/"))
-    found = run(given.root, given.people, given.bench_seed, given.seeds, (share[0], share[1]))
+    found = run(**options(__doc__))
     if not found:
         return
     write_json(HERE / "joint.json", found)

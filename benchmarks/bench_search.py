@@ -24,18 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 from machine import machine
+from made_index import Directions, unit, write_made
 from rounds import in_turn, measured
 from search_report import save
 
-from stepclip.cache.files import write_json
-from stepclip.cache.manifest import Manifest
-from stepclip.evaluate.embed import Embedded
 from stepclip.evaluate.search import SearchIndex, load_faiss
-from stepclip.evaluate.search.build import SCHEMA
 from stepclip.evaluate.search.kinds import Level, make_level, recall, tune
 from stepclip.evaluate.search.ordered import CHUNK, WINDOWS, Windows, coarse, script_order
-from stepclip.evaluate.search.part import write_part
-from stepclip.evaluate.search.vectors import Vectors
 
 HERE = Path(__file__).parent
 PER_VIDEO, STEPS = 100, 8
@@ -55,10 +50,6 @@ class Sizes:
     quick: bool = False
 
 
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
-
-
 def made_vectors(sizes: Sizes, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Unit vectors (N, D) of videos of 100 frames each, and unit queries (Q, D) by sort.
 
@@ -66,13 +57,8 @@ def made_vectors(sizes: Sizes, seed: int = 0) -> tuple[np.ndarray, dict[str, np.
     whose variances fall as 1 / k, tasks, procedures of them, 8 steps of each, videos, frames that wander.
     """
     rng = np.random.default_rng(seed)
-    scale = np.arange(1, sizes.dim + 1) ** -0.5
-    scale = (scale / np.linalg.norm(scale)).astype(np.float32)
-    turn = np.linalg.qr(rng.normal(size=(sizes.dim, sizes.dim)))[0].astype(np.float32)
-
-    def drawn(*shape: int) -> np.ndarray:
-        return scale * rng.normal(size=(*shape, sizes.dim)).astype(np.float32)
-
+    directions = Directions(rng, sizes.dim)
+    drawn, turn = directions.drawn, directions.turn
     procedures = sizes.clusters // STEPS
     tasks = 0.6 * drawn(max(1, procedures // 10))
     steps = (tasks[rng.integers(len(tasks), size=procedures)] + 0.4 * drawn(procedures))[:, None]
@@ -97,39 +83,11 @@ def made_vectors(sizes: Sizes, seed: int = 0) -> tuple[np.ndarray, dict[str, np.
 def write_index(folder: Path, level: Level, sizes: Sizes) -> Path:
     """An index whose moments are `level`, as build_index writes it."""
     videos = len(level) // PER_VIDEO
-    offsets = np.arange(videos + 1) * PER_VIDEO
-    embedded = Embedded(
-        "made",
-        tuple(f"v{i:07d}" for i in range(videos)),
-        torch.zeros(videos, 0),
-        torch.zeros(len(level), 0),
-        np.tile(np.arange(PER_VIDEO) / 2, videos),
-        offsets,
-        np.full(videos, PER_VIDEO / 2),
-    )
     small = make_level(np.ones((1, sizes.dim), np.float32) / sizes.dim**0.5, "exact")
     none = make_level(np.zeros((0, sizes.dim), np.float32), "exact")
     whole = make_level(np.repeat(small.vectors(slice(0, 1)), videos, 0), "exact")
-    empty = [np.zeros(0, np.int64)] * videos
-    spans = [np.zeros((0, 2))] * videos
-    windows = Windows(torch.zeros(videos * WINDOWS, 1, dtype=torch.bfloat16), np.arange(videos + 1) * WINDOWS)
-    vectors = Vectors(embedded, {}, windows, empty, empty, spans)
-    write_part(
-        folder / "parts" / "0000",
-        vectors,
-        {"videos": whole, "windows": level, "steps": none},
-        Manifest(()),
-    )
-    write_json(
-        folder / "meta.json",
-        {
-            "schema": SCHEMA, "fingerprint": {}, "checkpoint": "", "recipe": None, "step": None,
-            "kind": level.kind,
-            "spaces": {"videos": "raw", "windows": "raw", "ordered": "raw", "texts": True},
-            "model_embeds_texts": False, "window_seconds": 1.0, "parts": {"0000": {"gone": []}},
-        },
-    )  # fmt: skip
-    return folder
+    levels = {"videos": whole, "windows": level, "steps": none}
+    return write_made(folder, [f"v{i:07d}" for i in range(videos)], PER_VIDEO, 0.5, levels)
 
 
 def per_second(search: Callable[[np.ndarray], Any], queries: np.ndarray, batch: int, least: float) -> float:

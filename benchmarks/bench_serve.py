@@ -28,22 +28,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
-import torch
+from machine import machine
+from made_index import Directions, unit, write_made
 
 from stepclip.cache.files import write_json
 from stepclip.cache.manifest import Manifest, VideoRow
-from stepclip.evaluate.embed import Embedded
-from stepclip.evaluate.search.build import SCHEMA
 from stepclip.evaluate.search.kinds import make_level
-from stepclip.evaluate.search.ordered import WINDOWS, Windows
-from stepclip.evaluate.search.part import write_part
-from stepclip.evaluate.search.vectors import Vectors
 from stepclip.extract.encoders import load_encoder
-
-try:  # beside it, or as a module
-    from machine import machine
-except ImportError:
-    from benchmarks.machine import machine
 
 HERE = Path(__file__).parent
 TARGET = 200.0  # milliseconds at the 95th percentile
@@ -51,10 +42,6 @@ VERBS = ("stir", "pour", "take up", "put down", "shake", "cool", "wipe", "cover"
 COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "white", "black")
 THINGS = ("flask", "beaker", "cylinder", "bowl", "jar", "bottle", "test tube", "dropper", "rod", "spoon")
 SENTENCES = [f"{verb} the {colour} {thing}" for verb in VERBS for colour in COLOURS for thing in THINGS]
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def make_root(root: Path, videos: int, moments: int, kind: str = "exact", seed: int = 0) -> Path:
@@ -66,16 +53,14 @@ def make_root(root: Path, videos: int, moments: int, kind: str = "exact", seed: 
     texts = unit(np.asarray(encoder.encode_texts(SENTENCES), np.float32))
     meant = unit(texts - texts.mean(0))
     # as features of videos are: a common offset, what is shown, the video, the frame; variances fall as 1 / k
-    scale = np.arange(1, dim + 1) ** -0.5
-    scale = (scale / np.linalg.norm(scale)).astype(np.float32)
-    turn = np.linalg.qr(rng.normal(size=(dim, dim)))[0].astype(np.float32)
+    directions = Directions(rng, dim)
     offset, at = 1.2 * unit(rng.normal(size=dim)), np.arange(moments) * 8 // moments
     x = np.empty((videos * moments, dim), np.float32)
     for first in range(0, videos, 5000):
         last = min(videos, first + 5000)
         shown = np.stack([meant[scripts[i % 500][at]] for i in range(first, last)])
-        noise = scale * rng.normal(size=(last - first, moments + 1, dim)).astype(np.float32)
-        frames = shown + (0.5 * noise[:, :1] + 0.3 * noise[:, 1:]) @ turn
+        noise = directions.drawn(last - first, moments + 1)
+        frames = shown + (0.5 * noise[:, :1] + 0.3 * noise[:, 1:]) @ directions.turn
         x[first * moments : last * moments] = unit(offset + frames.reshape(-1, dim))
     rows = tuple(
         VideoRow(
@@ -93,30 +78,16 @@ def make_root(root: Path, videos: int, moments: int, kind: str = "exact", seed: 
     write_json(root / "data" / "made" / "extraction.json", {"encoder": "embedded", "precision": "fp32"})
     write_json(root / "runs" / "made" / "source.json", {"dataset": "made"})
     (root / "runs" / "made" / "checkpoints").mkdir()
-    embedded = Embedded(
-        "made", tuple(row.video_id for row in rows), torch.zeros(videos, 0), torch.zeros(len(x), 0),
-        np.tile(np.arange(moments, dtype=float), videos), np.arange(videos + 1) * moments,
-        np.full(videos, float(moments)),
+    queries = None if kind == "exact" else texts
+    levels = {
+        "videos": make_level(unit(x.reshape(videos, moments, dim).mean(1)), kind, queries),
+        "windows": make_level(x, kind, queries),
+        "steps": make_level(np.zeros((0, dim), np.float32), "exact"),
+    }
+    return write_made(
+        root / "indexes" / "made", [row.video_id for row in rows], moments, 1.0, levels,
+        manifest=manifest, fingerprint=encoder.fields(), labels=at,
     )  # fmt: skip
-    labels = [np.arange(moments) * 8 // moments] * videos
-    steps = make_level(np.zeros((0, dim), np.float32), "exact")
-    means = unit(x.reshape(videos, moments, dim).mean(1))
-    windows = Windows(torch.zeros(videos * WINDOWS, 1, dtype=torch.bfloat16), np.arange(videos + 1) * WINDOWS)
-    made = Vectors(
-        embedded, {}, windows, labels, [np.zeros(0, np.int64)] * videos, [np.zeros((0, 2))] * videos
-    )
-    whole = make_level(x, kind, None if kind == "exact" else texts)
-    of_videos = make_level(means, kind, None if kind == "exact" else texts)
-    levels = {"videos": of_videos, "windows": whole, "steps": steps}
-    folder = root / "indexes" / "made"
-    write_part(folder / "parts" / "0000", made, levels, manifest)
-    about = {
-        "schema": SCHEMA, "fingerprint": encoder.fields(), "checkpoint": "", "recipe": None, "step": None,
-        "kind": kind, "spaces": {"videos": "raw", "windows": "raw", "ordered": "raw", "texts": True},
-        "model_embeds_texts": False, "window_seconds": 1.0, "parts": {"0000": {"gone": []}},
-    }  # fmt: skip
-    write_json(folder / "meta.json", about)
-    return folder
 
 
 def ask(port: int, until: float, seed: int, kinds: dict[str, Any], out: list[tuple[str, float, int]]) -> None:

@@ -262,15 +262,13 @@ def trained_on_gtea(folder: Path, split: int, seed: int) -> list[Any]:
     videos of a split: those of the other people."""
     from dataclasses import replace
 
+    from bench_carl import import_gtea
+
     from stepclip.cache import FeatureStore, Manifest
     from stepclip.evaluate.embed import embed
-    from stepclip.pipelines.caches import import_stage
-    from stepclip.pipelines.paths import Layout
     from stepclip.train import fit, load_checkpoint, load_recipe
 
-    data = folder / f"split{split}" / "data" / "gtea"
-    if not data.exists():
-        import_stage(Layout(folder / f"split{split}"), str(GTEA), "gtea", split=split, progress=False)
+    data = import_gtea(folder, GTEA, split)
     read = Manifest.read(data / "manifest")
     by_activity = Manifest(tuple(replace(v, procedure=v.task) for v in read.videos), name="gtea")
     recipe, run = load_recipe(RECIPE, [*VIDEOS, f"seed={seed}"]), folder / f"run{split}-{seed}"
@@ -307,7 +305,7 @@ def gtea() -> dict[str, Any] | None:
         asking = np.array([name in unseen for name in names])
         who = next(iter({p for p, asks in zip(person, asking, strict=True) if asks}))
         apart = [p if p == who else "others" for p in person]
-        seconds = [torch.stack([part.mean(0) for part in x.split(15)]) for x in frames]  # 15 frames a second
+        seconds = per_second(frames)
         units = Sequences.of(seconds)
         centred = Sequences.of([x - x.mean(0) for x in seconds])
         lengths = np.log([len(x) for x in frames])
@@ -315,8 +313,7 @@ def gtea() -> dict[str, Any] | None:
         with tempfile.TemporaryDirectory() as folder:
             for seed in range(GTEA_SEEDS):
                 own = trained_on_gtea(Path(folder), int(split[-1]), seed)
-                own_units = Sequences.of([torch.stack([part.mean(0) for part in x.split(15)]) for x in own])
-                ours.append(video_distances(own_units, "dtw"))
+                ours.append(video_distances(Sequences.of(per_second(own)), "dtw"))
         found = {
             **{f"trained, seed {seed}": x for seed, x in enumerate(ours)},
             "otam": video_distances(units, "otam"),
@@ -346,6 +343,13 @@ def gtea() -> dict[str, Any] | None:
     }
     seeds = [means.pop(f"trained, seed {seed}") for seed in range(GTEA_SEEDS)]
     return {"trained, by dtw": {key: statistics.fmean(s[key] for s in seeds) for key in seeds[0]}} | means
+
+
+def per_second(videos: list[Any]) -> list[Any]:
+    """Means of each second's frames, of 15 frames a second."""
+    import torch
+
+    return [torch.stack([second.mean(0) for second in frames.split(15)]) for frames in videos]
 
 
 def nearest_of(distances: Any, group: Any, own: int) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-NAMES = {"bench_search", "search_report", "simulate_scale", "machine", "rounds"}
+NAMES = {"bench_search", "search_report", "simulate_scale", "machine", "made_index", "rounds"}
 
 
 @pytest.fixture

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+NAMES = {
+    *("bench_tempclr", "bench_tempclr_speed", "tempclr_literal"),
+    *("bench_carl", "carl_report", "readme", "machine", "rounds"),
+}
+
 
 @pytest.fixture
 def benchmarks(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -18,7 +23,7 @@ def benchmarks(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     before = set(sys.modules)
     yield import_module
     for name in set(sys.modules) - before:
-        if name in {"bench_tempclr", "bench_tempclr_speed", "tempclr_literal", "machine", "rounds"}:
+        if name in NAMES:
             sys.modules.pop(name)
 
 
